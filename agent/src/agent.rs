@@ -1,0 +1,318 @@
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iotdm_core::{
+    Action, Bundle, ClientKind, Handler, Manage, Policy, Report, Route, ServicesGone, System, Table,
+    TableError, attribute,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::driver::{Driver, Handle, RunError};
+use crate::engine::Settings;
+use crate::link::{Link, MqttLink, TlsError};
+use crate::store::{SledSource, StoreSource};
+use crate::system::{LinuxSystem, NoBootId};
+
+/// A device-management agent, ready to run.
+///
+/// # Flow
+/// [`Agent::builder`] takes the configuration and the handlers; [`build`](Builder::build) checks everything that can be
+/// checked; [`run_until`](Self::run_until) opens the journal, judges what a restart interrupted, connects, and serves.
+///
+/// # Guarantees
+/// A request is durable before it is acknowledged, and answered before it is forgotten; a replay gets the stored
+/// answer. A commit that fails is a crash: the journal is opened again, and recovery is the ordinary one.
+///
+/// # Assumptions
+/// One agent has its journal to itself. The runtime has timers and I/O; handlers do not block it.
+///
+/// # Errors
+/// [`RunError`]: the journal is another device's, a newer program's or somebody else's at this moment; or the broker
+/// refused the credentials at the first connection.
+#[derive(Debug)]
+pub struct Agent {
+    driver: Driver,
+    device: Device,
+}
+
+impl Agent {
+    /// Begins an agent.
+    pub fn builder(config: Config) -> Builder {
+        Builder {
+            config,
+            table: Table::new(),
+            system: None,
+            source: None,
+            link: None,
+            seed: None,
+            policies: Vec::new(),
+            problem: None,
+        }
+    }
+
+    /// The device as the product sees it: its attributes, its reports, its state. It outlives the run.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    /// Runs until `shutdown` is done; then running work has its grace period, and the broker is told goodbye.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+        self.driver.run(shutdown).await
+    }
+}
+
+/// What the product tells its agent, and hears from it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    handle: Handle,
+    state: watch::Receiver<State>,
+}
+
+/// Whether the platform knows the device as managed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is no connection.
+    Disconnected,
+    /// The platform answered manage with 200 on this connection.
+    Managed,
+}
+
+impl Device {
+    /// An attribute's value, as it was last made durable.
+    pub fn attribute<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_value(self.handle.attributes.get(name)?).ok()
+    }
+
+    /// Sets an attribute durably; whoever observes it is notified. Waits while the agent does not run.
+    pub async fn set_attribute(
+        &self,
+        name: &str,
+        value: &(impl Serialize + Sync),
+    ) -> Result<(), ServicesGone> {
+        self.handle.set_attributes(vec![(name.to_owned(), json!(value))]).await
+    }
+
+    /// Waits until an attribute has changed since this was created or last called.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.handle.attributes.changes()
+    }
+
+    /// Queues a report; on return it is durable.
+    pub async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+        self.handle.report(report).await
+    }
+
+    /// Whether the platform knows the device as managed, at every change.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+}
+
+/// Collects what an agent is made of. The first mistake is told by [`build`](Self::build).
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    table: Table,
+    system: Option<Arc<dyn System>>,
+    source: Option<Box<dyn StoreSource>>,
+    link: Option<Box<dyn Link>>,
+    seed: Option<u64>,
+    policies: Vec<(Route, fn_policy::Change)>,
+    problem: Option<TableError>,
+}
+
+mod fn_policy {
+    use iotdm_core::Policy;
+
+    /// A change to an action's rules.
+    pub(super) struct Change(pub(super) Box<dyn FnOnce(&mut Policy) + Send>);
+
+    impl std::fmt::Debug for Change {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Change")
+        }
+    }
+}
+
+impl Builder {
+    /// Registers a handler for an action.
+    #[must_use]
+    pub fn on<A: Action>(mut self, handler: impl Handler<A>) -> Self {
+        let result = self.table.on::<A>(handler);
+        self.note(result);
+        self
+    }
+
+    /// Registers several handlers that share state.
+    #[must_use]
+    pub fn with(mut self, bundle: impl Bundle) -> Self {
+        let result = self.table.with(bundle);
+        self.note(result);
+        self
+    }
+
+    /// Changes an action's budgets or late policy.
+    #[must_use]
+    pub fn policy(mut self, route: Route, change: impl FnOnce(&mut Policy) + Send + 'static) -> Self {
+        self.policies.push((route, fn_policy::Change(Box::new(change))));
+        self
+    }
+
+    /// The machine; [`LinuxSystem`] without commands unless this is called.
+    #[must_use]
+    pub fn system(mut self, system: Arc<dyn System>) -> Self {
+        self.system = Some(system);
+        self
+    }
+
+    /// The folder of the journal.
+    #[must_use]
+    pub fn journal(self, path: impl Into<PathBuf>) -> Self {
+        self.store(SledSource::new(path))
+    }
+
+    /// Where the journal is kept, for tests and other stores.
+    #[must_use]
+    pub fn store(mut self, source: impl StoreSource + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// How the broker is reached, for tests.
+    #[must_use]
+    pub fn link(mut self, link: impl Link + 'static) -> Self {
+        self.link = Some(Box::new(link));
+        self
+    }
+
+    /// Where request ids and jitter come from, for tests that must repeat; random unless this is called.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks everything that can be checked before running.
+    pub fn build(mut self) -> Result<Agent, BuildError> {
+        if let Some(problem) = self.problem {
+            return Err(problem.into());
+        }
+        for (route, change) in std::mem::take(&mut self.policies) {
+            let policy = self.table.policy_mut(&route).ok_or(BuildError::NoSuchAction(route))?;
+            (change.0)(policy);
+        }
+        check(&self.config)?;
+        let system = match self.system {
+            Some(system) => system,
+            None => Arc::new(LinuxSystem::new()?),
+        };
+        let link = match self.link {
+            Some(link) => link,
+            None => Box::new(MqttLink::new(&self.config)?),
+        };
+        let source = self.source.ok_or(BuildError::NoJournal)?;
+        let settings = settings(&self.config, &self.table, &*system, self.seed);
+        let (handle, commands) = Handle::new();
+        let (state, state_receiver) = watch::channel(State::Disconnected);
+        let device = Device { handle: handle.clone(), state: state_receiver };
+        let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
+        let driver = Driver {
+            settings,
+            identity: self.config.identity.client_id(),
+            broker,
+            filter: "iotdm-1/#".into(),
+            table: Arc::new(self.table),
+            system,
+            source,
+            link,
+            handle,
+            commands,
+            state,
+        };
+        Ok(Agent { driver, device })
+    }
+
+    fn note(&mut self, result: Result<(), TableError>) {
+        if let Err(problem) = result {
+            self.problem.get_or_insert(problem);
+        }
+    }
+}
+
+/// Why an agent cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A handler cannot be registered.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Rules were given for an action without a handler.
+    #[error("rules are given for {0}, but no handler is registered for it")]
+    NoSuchAction(Route),
+    /// Nobody said where the journal is.
+    #[error("an agent needs a journal: name its folder with `journal`")]
+    NoJournal,
+    /// The machine gives no boot identity.
+    #[error(transparent)]
+    System(#[from] NoBootId),
+    /// The encrypted connection cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// A value is out of its range.
+    #[error("{0}")]
+    Range(&'static str),
+}
+
+fn check(config: &Config) -> Result<(), BuildError> {
+    let lifetime = config.lifetime;
+    if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
+        return Err(BuildError::Range("the lifetime is zero (never dormant) or at least an hour"));
+    }
+    let keep_alive = config.broker.keep_alive;
+    if keep_alive < Duration::from_secs(5) || keep_alive.as_secs() > u16::MAX.into() {
+        return Err(BuildError::Range("the keep-alive is 5 seconds to 18 hours"));
+    }
+    let limits = &config.limits;
+    if [limits.running, limits.pending, limits.kept_executed, limits.kept_refused, limits.outbox].contains(&0)
+    {
+        return Err(BuildError::Range("every limit is at least 1"));
+    }
+    if config.identity.org.as_str() == "quickstart" {
+        return Err(BuildError::Range("the quickstart organization offers no device management"));
+    }
+    if config.identity.kind == ClientKind::Gateway {
+        return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
+    }
+    Ok(())
+}
+
+fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u64>) -> Settings {
+    let mut configured: Vec<(String, Value)> =
+        vec![(attribute::DEVICE_INFO.into(), json!(config.device_info))];
+    configured.extend(config.metadata.clone().map(|metadata| (attribute::METADATA.to_owned(), metadata)));
+    let firmware = table.supports().firmware_actions;
+    configured
+        .extend(firmware.then(|| (attribute::FIRMWARE.to_owned(), json!(iotdm_core::Firmware::default()))));
+    Settings {
+        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
+        manage: Manage {
+            lifetime: u32::try_from(config.lifetime.as_secs()).unwrap_or(u32::MAX),
+            supports: table.supports(),
+            ..Manage::default()
+        },
+        configured,
+        limits: config.limits,
+        unnoticed: config.broker.keep_alive * 2,
+        boot: system.boot_id(),
+        seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+    }
+}
+
+/// The shortest lifetime that the platform takes (`docs/protocol.md` §4.1).
+const MIN_LIFETIME: Duration = Duration::from_secs(3600);

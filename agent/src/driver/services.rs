@@ -1,0 +1,97 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use iotdm_core::{Report, Services, ServicesGone};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+/// What a product or a handler asks of the running agent.
+#[derive(Debug)]
+pub(crate) enum Command {
+    SetAttributes(Vec<(String, Value)>, oneshot::Sender<()>),
+    Report(Report, oneshot::Sender<()>),
+}
+
+/// The attributes as they were last made durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Attributes {
+    values: Arc<Mutex<BTreeMap<String, Value>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Attributes {
+    pub(crate) fn new() -> Self {
+        Self { values: Arc::default(), changed: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Value> {
+        self.values.lock().expect("no holder of the lock panics").get(name).cloned()
+    }
+
+    pub(crate) fn apply(&self, changes: Vec<(String, Value)>) {
+        self.values.lock().expect("no holder of the lock panics").extend(changes);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// The way to the running agent, for its owner and for handlers.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) attributes: Attributes,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
+        (Self { attributes: Attributes::new(), commands }, receiver)
+    }
+
+    pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
+        self.ask(|done| Command::SetAttributes(changes, done)).await
+    }
+
+    pub(crate) async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+        self.ask(|done| Command::Report(report, done)).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), ServicesGone> {
+        let (done, durable) = oneshot::channel();
+        self.commands.send(command(done)).await.map_err(|_| ServicesGone)?;
+        durable.await.map_err(|_| ServicesGone)
+    }
+}
+
+/// What one task gets: the handle, and a count of the blocking work it started.
+pub(super) struct TaskServices {
+    pub(super) handle: Handle,
+    pub(super) blocking: TaskTracker,
+}
+
+#[async_trait]
+impl Services for TaskServices {
+    fn attribute(&self, name: &str) -> Option<Value> {
+        self.handle.attributes.get(name)
+    }
+
+    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
+        self.handle.set_attributes(changes).await
+    }
+
+    async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+        self.handle.report(report).await
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.blocking.spawn_blocking(work);
+    }
+}
+
+/// How many commands of the product may wait for the agent; the next one waits.
+const COMMAND_CAPACITY: usize = 64;

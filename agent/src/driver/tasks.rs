@@ -1,0 +1,190 @@
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use iotdm_core::{
+    Context, ContextParts, Decision, Erased, Failure, Performed, Recovery, Refusal, ReqId, Route, System,
+    Table,
+};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span, warn};
+
+use crate::engine::{KeyHash, Task, TaskMoment};
+
+use super::services::{Handle, TaskServices};
+
+/// What a task tells the driver.
+#[derive(Debug)]
+pub(super) enum TaskEvent {
+    Decided(KeyHash, Decision),
+    Performed(KeyHash, Result<Performed, Failure>),
+    Recovered(KeyHash, Recovery),
+    /// The task and all blocking work it started have ended.
+    Ended(KeyHash),
+}
+
+/// The handlers that run.
+pub(super) struct Tasks {
+    table: Arc<Table>,
+    system: Arc<dyn System>,
+    handle: Handle,
+    events: mpsc::UnboundedSender<TaskEvent>,
+    running: BTreeMap<KeyHash, CancellationToken>,
+    all: TaskTracker,
+}
+
+impl Tasks {
+    pub(super) fn new(
+        table: Arc<Table>,
+        system: Arc<dyn System>,
+        handle: Handle,
+        events: mpsc::UnboundedSender<TaskEvent>,
+    ) -> Self {
+        Self { table, system, handle, events, running: BTreeMap::new(), all: TaskTracker::new() }
+    }
+
+    pub(super) fn start(&mut self, task: Task) {
+        let cancellation = CancellationToken::new();
+        self.running.insert(task.key, cancellation.clone());
+        let blocking = TaskTracker::new();
+        let cx = Context::new(ContextParts {
+            req_id: Some(task.req_id.clone()),
+            subject: task.subject.clone(),
+            attempt: task.attempt,
+            deadline: Instant::now() + task.budget,
+            rebooted: task.rebooted,
+            cancellation: cancellation.clone(),
+            system: self.system.clone(),
+            services: Arc::new(TaskServices { handle: self.handle.clone(), blocking: blocking.clone() }),
+        });
+        let handler = self.table.handler(&task.route).expect("the engine starts only what the table has");
+        let events = self.events.clone();
+        let span = info_span!("request", reqId = %task.req_id, action = %task.route, attempt = task.attempt);
+        let run = async move {
+            let key = task.key;
+            let ended = async {
+                cancellation.cancelled().await;
+                sleep(CANCEL_GRACE).await;
+            };
+            let watched = Watched {
+                work: run(&*handler, &cx, &task).boxed(),
+                req_id: &task.req_id,
+                route: &task.route,
+            };
+            let event = tokio::select! {
+                biased;
+                event = watched => Some(event),
+                () = ended => None,
+            };
+            // The driver may have ended with the engine that asked.
+            let _ = event.map(|event| events.send(event));
+            drop(cx);
+            blocking.close();
+            blocking.wait().await;
+            let _ = events.send(TaskEvent::Ended(key));
+        };
+        self.all.spawn(run.instrument(span));
+    }
+
+    /// Tells a task to stop; a little later its future is dropped.
+    pub(super) fn cancel(&mut self, key: KeyHash) {
+        if let Some(cancellation) = self.running.get(&key) {
+            cancellation.cancel();
+        }
+    }
+
+    pub(super) fn ended(&mut self, key: KeyHash) {
+        self.running.remove(&key);
+    }
+
+    /// Ends every task and waits until it has ended, blocking work included: what comes after may start the same work.
+    pub(super) async fn end_all(&mut self) {
+        for cancellation in self.running.values() {
+            cancellation.cancel();
+        }
+        self.all.close();
+        while timeout(STILL_WAITING_EVERY, self.all.wait()).await.is_err() {
+            warn!(tasks = self.all.len(), "waiting for handlers that do not look at their cancellation");
+        }
+    }
+}
+
+async fn run(handler: &dyn Erased, cx: &Context, task: &Task) -> TaskEvent {
+    let d: Option<&RawValue> = task.d.as_deref();
+    match task.moment {
+        TaskMoment::Handle => {
+            let decision = AssertUnwindSafe(handler.handle(cx, d)).catch_unwind().await;
+            TaskEvent::Decided(
+                task.key,
+                decision.unwrap_or_else(|panic| {
+                    let refusal = Refusal::failed("the handler failed unexpectedly");
+                    Decision::Refused(refusal.log(format!("it panicked: {}", panic_message(&*panic))))
+                }),
+            )
+        }
+        TaskMoment::AfterAck => {
+            let result = AssertUnwindSafe(handler.after_ack(cx, d)).catch_unwind().await;
+            TaskEvent::Performed(
+                task.key,
+                result.unwrap_or_else(|panic| {
+                    Err(Failure::new(format!("the handler panicked: {}", panic_message(&*panic))))
+                }),
+            )
+        }
+        TaskMoment::Recover => {
+            let recovery = AssertUnwindSafe(handler.recover(cx, d)).catch_unwind().await;
+            TaskEvent::Recovered(
+                task.key,
+                recovery.unwrap_or_else(|panic| {
+                    warn!("the handler panicked: {}", panic_message(&*panic));
+                    Recovery::Abandon
+                }),
+            )
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// Names the handler that holds the runtime: while it does, nothing else is received, answered or timed.
+struct Watched<'a, F> {
+    work: F,
+    req_id: &'a ReqId,
+    route: &'a Route,
+}
+
+impl<F: Future + Unpin> Future for Watched<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {
+        let before = Instant::now();
+        let result = self.work.poll_unpin(cx);
+        let held = before.elapsed();
+        if held > STALL_LIMIT {
+            warn!(reqId = %self.req_id, action = %self.route, ?held, "this handler held the agent: blocking work belongs in Context::blocking");
+        }
+        result
+    }
+}
+
+/// How long a cancelled handler may take to end by itself before its future is dropped.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a handler may hold the runtime in one go.
+const STALL_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often it is said that ended tasks are still waited for.
+const STILL_WAITING_EVERY: Duration = Duration::from_secs(10);

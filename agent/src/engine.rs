@@ -1,0 +1,330 @@
+//! The pure machine: what happens goes in with the time, writes and effects come out.
+//!
+//! * [`Engine::handle`] takes one thing that happened; [`Engine::handle_timeout`] lets time pass.
+//! * [`Engine::poll`] gives a [`Batch`]: apply its writes, make them durable once, then perform its effects in order.
+//!   Call it until it gives none.
+//! * [`Engine::poll_timeout`] says when `handle_timeout` is due. Time never goes back.
+//!
+//! Because writes and effects are data, a crash can be placed between any two of them.
+//!
+//! # Flow
+//! ```text
+//! Recorded ──▶ Done                                    work, then 200 or 204
+//! Recorded ──▶ Settled ──PUBACK──▶ Performing ──▶ Done   202, then work
+//! ```
+//! Architecture invariant: nothing here does I/O, reads a clock, spawns a task, or iterates in an order that differs
+//! between two runs of the same inputs.
+
+mod accept;
+mod answers;
+mod event;
+mod key;
+mod model;
+mod noise;
+mod outbox;
+mod recover;
+mod request;
+mod run;
+mod send;
+mod session;
+mod time;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use iotdm_core::{BootId, Manage, Policy, Route, Subject};
+use serde_json::Value;
+
+use crate::config::Limits;
+use crate::journal::Write;
+
+use self::answers::{Answers, Pruned};
+use self::noise::Noise;
+use self::outbox::Outbox;
+use self::request::Request;
+use self::run::{Lane, RunningTask};
+use self::session::Session;
+use self::time::Timers;
+
+pub use self::event::{
+    Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, PublishId, Task, Ticket,
+};
+pub use self::key::{Fingerprint, KeyHash};
+pub use self::model::Model;
+pub use self::time::{Age, Moment, Now};
+
+use self::event::Timer;
+
+/// The engine of one connection: its requests, its outbox, its session and its device model.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    rng: fastrand::Rng,
+    now: Now,
+    timers: Timers,
+    out: Pending,
+
+    requests: BTreeMap<KeyHash, Request>,
+    answers: Answers,
+    next_sequence: u64,
+    waiting: VecDeque<KeyHash>,
+    lanes: BTreeMap<Subject, Lane>,
+    running: BTreeMap<KeyHash, RunningTask>,
+    restarting: Option<KeyHash>,
+    stopping: bool,
+
+    outbox: Outbox,
+    deferred: VecDeque<Delivered>,
+    session: Session,
+    quarantine: bool,
+    mark: Option<Moment>,
+    mark_written: Duration,
+    model: Model,
+    noise: Noise,
+}
+
+/// What an engine is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The rules of every action that has a handler.
+    pub policies: BTreeMap<Route, Policy>,
+    /// The body of manage; device info and metadata are taken from the model.
+    pub manage: Manage,
+    /// Attributes as they are configured: each replaces the stored one when the configuration changed.
+    pub configured: Vec<(String, Value)>,
+    /// The bounds.
+    pub limits: Limits,
+    /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
+    pub unnoticed: Duration,
+    /// Which boot this is.
+    pub boot: BootId,
+    /// Where request ids and jitter come from.
+    pub seed: u64,
+}
+
+/// Apply the writes, make them durable once, then perform the effects in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What must be durable before any of the effects.
+    pub writes: Vec<Write>,
+    /// What to do then.
+    pub effects: Vec<Effect>,
+}
+
+/// What the next batch will hold.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Requests whose record is written as it stands when the batch is made: several changes, one write.
+    dirty: BTreeSet<KeyHash>,
+    writes: Vec<Write>,
+    effects: Vec<Effect>,
+    /// Whether the effects may only follow a commit. Lazy writes alone wait for the next one.
+    due: bool,
+}
+
+impl Engine {
+    /// An engine with an empty journal; give it what was stored with [`restore`](Self::restore), then
+    /// [`start`](Self::start) it.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            rng: fastrand::Rng::with_seed(settings.seed),
+            settings,
+            now: Now::default(),
+            timers: Timers::default(),
+            out: Pending::default(),
+            requests: BTreeMap::new(),
+            answers: Answers::default(),
+            next_sequence: 0,
+            waiting: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            running: BTreeMap::new(),
+            restarting: None,
+            stopping: false,
+            outbox: Outbox::default(),
+            deferred: VecDeque::new(),
+            session: Session::default(),
+            quarantine: false,
+            mark: None,
+            mark_written: Duration::ZERO,
+            model: Model::default(),
+            noise: Noise::default(),
+        }
+    }
+
+    /// Takes one thing that happened. Time never goes back.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.advance(now);
+        match input {
+            Input::Connected { session_present } => self.connected(session_present),
+            Input::Subscribed { granted } => self.subscribed(granted),
+            Input::Disconnected(lost) => self.disconnected(lost),
+            Input::Delivered(delivered) => self.delivered(delivered),
+            Input::Acknowledged(id) => self.acknowledged(id),
+            Input::Decided(key, decision) => self.decided(key, decision),
+            Input::Performed(key, result) => self.performed(key, result),
+            Input::Recovered(key, recovery) => self.recovered(key, recovery),
+            Input::Ended(key) => self.ended(key),
+            Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
+            Input::Report(report, ticket) => self.report(report, ticket),
+            Input::Stop => self.stopping = true,
+        }
+        self.settle_down();
+    }
+
+    /// Lets time pass: every deadline up to `now` takes effect.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.advance(now);
+        while let Some(timer) = self.timers.pop_due(now.monotonic) {
+            self.timeout(timer);
+        }
+        self.settle_down();
+    }
+
+    /// What is to be made durable and done; `None` when there is nothing.
+    pub fn poll(&mut self) -> Option<Batch> {
+        if !self.out.due && self.out.effects.is_empty() {
+            return None;
+        }
+        let effects = std::mem::take(&mut self.out.effects);
+        if !std::mem::take(&mut self.out.due) {
+            return Some(Batch { writes: Vec::new(), effects });
+        }
+        Some(Batch { writes: self.take_writes(), effects })
+    }
+
+    /// The lazy writes that no commit has carried yet, for the last commit before a clean stop.
+    pub fn poll_rest(&mut self) -> Vec<Write> {
+        self.take_writes()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, on the monotonic clock.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// The device model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether the platform answered manage with 200 on this connection.
+    pub fn is_managed(&self) -> bool {
+        self.session.is_managed()
+    }
+
+    /// Whether no task runs and everything that could be sent was acknowledged.
+    pub fn is_quiet(&self) -> bool {
+        let answers_wait = self.session.is_up() && self.outbox.first_unsent_answer().is_some();
+        self.running.is_empty() && self.requests.values().all(|request| request.is_parked()) && !answers_wait
+    }
+
+    /// How many requests are kept, unfinished ones included.
+    pub fn kept(&self) -> usize {
+        self.requests.len() + self.answers.len()
+    }
+
+    /// How often each kind of thing that is not answered occurred: unreadable payloads, foreign topics and the like.
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        self.noise.totals().collect()
+    }
+
+    fn advance(&mut self, now: Now) {
+        assert!(now.monotonic >= self.now.monotonic, "time went back");
+        self.now = now;
+    }
+
+    /// What follows from any input: freed places are taken, and what can be sent is sent.
+    fn settle_down(&mut self) {
+        self.take_deferred();
+        self.start_waiting();
+        self.flush_outbox();
+    }
+
+    fn timeout(&mut self, timer: Timer) {
+        match timer {
+            Timer::Task(key) => self.task_overran(key),
+            Timer::Lane(key) => self.lane_wait_over(key),
+            Timer::Restart(key) => self.restart_never_came(key),
+            Timer::Drain => self.drain_over(),
+            Timer::Connect => self.connect(),
+            Timer::Establish => self.establish_overran(),
+            Timer::Manage => self.manage_due(),
+            Timer::Fence => self.fence_overran(),
+            Timer::Report(place) => self.report_due(place),
+            Timer::Mark => self.mark_due(),
+        }
+    }
+
+    fn take_writes(&mut self) -> Vec<Write> {
+        let mut writes = std::mem::take(&mut self.out.writes);
+        for key in std::mem::take(&mut self.out.dirty) {
+            writes.push(self.record_of(key));
+        }
+        if self.session.fence_is_lifted() && self.mark_is_stale(MARK_RIDES_AFTER) {
+            writes.push(self.move_mark());
+        }
+        writes
+    }
+
+    fn record_of(&self, key: KeyHash) -> Write {
+        if let Some(request) = self.requests.get(&key) {
+            return Write::Open(key, Box::new(request.to_record()));
+        }
+        match self.answers.get(&key) {
+            Some(answer) => Write::Done(key, Box::new(answer.to_record())),
+            None => Write::Forget(key),
+        }
+    }
+
+    /// The record of this request must be durable before anything that follows from it.
+    fn write_due(&mut self, key: KeyHash) {
+        self.out.dirty.insert(key);
+        self.out.due = true;
+    }
+
+    /// The record of this request may be lost: losing it only repeats an answer.
+    fn write_lazily(&mut self, key: KeyHash) {
+        self.out.dirty.insert(key);
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.out.effects.push(effect);
+    }
+
+    fn prune(&mut self) {
+        let outbox = &self.outbox;
+        for pruned in self.answers.prune(&self.settings.limits, |key| outbox.holds_answer(key)) {
+            match pruned {
+                Pruned::Forgotten(key) | Pruned::Shortened(key) => self.write_lazily(key),
+            }
+        }
+    }
+
+    fn mark_is_stale(&self, after: Duration) -> bool {
+        self.mark.is_none() || self.now.monotonic.saturating_sub(self.mark_written) >= after
+    }
+
+    fn move_mark(&mut self) -> Write {
+        let mark = Moment::at(self.now, &self.settings.boot);
+        self.mark = Some(mark.clone());
+        self.mark_written = self.now.monotonic;
+        self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
+        Write::Mark(mark)
+    }
+
+    fn mark_due(&mut self) {
+        if self.session.fence_is_lifted() {
+            self.out.due = true;
+        }
+    }
+}
+
+/// How old the online mark may become by itself, while the fence is lifted: 10 minutes, so that an idle device writes
+/// 144 times a day and no more.
+const MARK_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+/// How old it must be to ride along with another commit.
+const MARK_RIDES_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! What arrives, and what becomes of it before any handler is involved.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iotdm_core::{
+    AttributeValue, Cancel, Code, Correlation, DeviceUpdate, Envelope, FieldName, Incoming, Interrupted,
+    Late, Observe, Refusal, ReqId, Response, Route, Subject, Table, Topic,
+};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::journal::{Class, Write};
+
+use super::Engine;
+use super::answers::{Answer, Body};
+use super::event::{Delivered, Effect, Ticket, Timer};
+use super::key::{Fingerprint, KeyHash};
+use super::request::{LANE_WAIT, Request, Stage, takes_lane};
+use super::time::{Age, Moment, millis};
+
+impl Engine {
+    pub(super) fn delivered(&mut self, delivered: Delivered) {
+        self.session.heard(self.now.monotonic);
+        // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
+        if !self.deferred.is_empty() || self.outbox_is_full() {
+            if self.deferred.len() >= MAX_DEFERRED {
+                self.note("more is waiting than can be held", "the connection is ended");
+                self.deferred.clear();
+                self.effect(Effect::Disconnect);
+                return;
+            }
+            self.deferred.push_back(delivered);
+            return;
+        }
+        self.accept(delivered);
+    }
+
+    pub(super) fn take_deferred(&mut self) {
+        while !self.outbox_is_full() {
+            let Some(delivered) = self.deferred.pop_front() else { return };
+            self.accept(delivered);
+        }
+    }
+
+    fn outbox_is_full(&self) -> bool {
+        self.outbox.len() >= self.settings.limits.outbox
+    }
+
+    fn accept(&mut self, delivered: Delivered) {
+        let delivery = delivered.delivery;
+        self.take(delivered);
+        // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
+        // otherwise come back for ever.
+        if let Some(delivery) = delivery {
+            self.effect(Effect::Acknowledge(delivery));
+        }
+    }
+
+    fn take(&mut self, delivered: Delivered) {
+        let Some(Topic { subject, route }) = Topic::<Route>::parse(&delivered.topic) else {
+            return self.note("message on a foreign topic", "it is dropped");
+        };
+        let envelope = match Envelope::parse(&delivered.payload) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.note("unreadable payload", &error.to_string()),
+        };
+        if route == Route::Response {
+            if !delivered.retained && subject == Subject::Connected {
+                self.platform_answered(&envelope);
+            }
+            return;
+        }
+        match envelope.correlation {
+            Correlation::Absent => {
+                self.take_without_req_id(&subject, &route, envelope.d.as_deref(), delivered.retained)
+            }
+            Correlation::Refused(raw) => {
+                let refusal = Refusal::bad_request("reqId: expected a text or a number of at most 1 KiB");
+                self.pass(subject, &raw, Fingerprint::of(&route, envelope.d.as_deref()), &refusal);
+            }
+            Correlation::Id(req_id) => {
+                self.take_request(subject, route, req_id, envelope.d, delivered.retained);
+            }
+        }
+    }
+
+    /// Only what is harmless runs without a reqId; its effect is in the batch that acknowledges it.
+    fn take_without_req_id(
+        &mut self,
+        subject: &Subject,
+        route: &Route,
+        d: Option<&RawValue>,
+        retained: bool,
+    ) {
+        if *route != Route::DeviceUpdate || *subject != Subject::Connected || retained {
+            return self.note("request without a reqId", &format!("{route} is dropped"));
+        }
+        if let Err(refusal) = self.device_update(d) {
+            self.note("device/update without a reqId", &format!("it is dropped: {refusal}"));
+        }
+    }
+
+    fn take_request(
+        &mut self,
+        subject: Subject,
+        route: Route,
+        req_id: ReqId,
+        d: Option<Box<RawValue>>,
+        retained: bool,
+    ) {
+        let key = KeyHash::of_request(&subject, &req_id);
+        let fingerprint = Fingerprint::of(&route, d.as_deref());
+        let open = self.requests.get(&key).map(|request| (request.fingerprint, request.response().is_some()));
+        let done = self.answers.get(&key).map(|answer| (answer.fingerprint, true));
+        match open.or(done) {
+            Some((known, _)) if known != fingerprint => {
+                let refusal = Refusal::bad_request("this reqId was used for another request");
+                return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
+            }
+            Some((_, answered)) => {
+                info!(reqId = %req_id, action = %route, "replayed");
+                if answered {
+                    self.answer_due(key);
+                }
+                return;
+            }
+            None => {}
+        }
+        if retained {
+            let refusal = Refusal::bad_request("a retained request is never carried out");
+            return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
+        }
+        let known = subject == Subject::Connected && !matches!(route, Route::Unknown(_));
+        if !known {
+            let refusal = Refusal::not_found("this device does not know the topic");
+            return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
+        }
+        let request = Request {
+            subject,
+            req_id,
+            route,
+            d: d.map(Arc::from),
+            fingerprint,
+            sequence: self.sequence(),
+            attempt: 1,
+            arrived: Moment::at(self.now, &self.settings.boot),
+            age: self.age_on_arrival(),
+            stage: Stage::Queued,
+        };
+        match request.route {
+            Route::DeviceUpdate | Route::Observe | Route::Cancel => self.carry_out(key, &request),
+            _ => self.admit(key, request),
+        }
+    }
+
+    fn admit(&mut self, key: KeyHash, request: Request) {
+        let Some(policy) = self.settings.policies.get(&request.route) else {
+            let refusal = Refusal::unsupported("this device does not offer that action");
+            return self.pass(request.subject, &request.req_id.to_raw(), request.fingerprint, &refusal);
+        };
+        let refusal = if self.quarantine && policy.interrupted != Interrupted::RunAgain {
+            Some("the device has lost its journal and cannot tell whether this was done before")
+        } else if matches!(policy.late, Late::RefuseAfter(limit) if request.age.may_exceed(limit)) {
+            Some("the request may have waited too long while the device was away")
+        } else if self.requests.len() >= self.settings.limits.pending {
+            Some("too many requests wait")
+        } else {
+            None
+        };
+        if let Some(message) = refusal {
+            return self.refuse_unrecorded(key, &request, &Refusal::busy(message));
+        }
+        info!(reqId = %request.req_id, action = %request.route, "accepted");
+        if takes_lane(&request.route) {
+            self.lanes.entry(request.subject.clone()).or_default().waiting.push_back(key);
+            self.timers.set(Timer::Lane(key), self.now.monotonic + LANE_WAIT);
+        } else {
+            self.waiting.push_back(key);
+        }
+        self.requests.insert(key, request);
+        self.write_due(key);
+    }
+
+    /// Observe, cancel and device/update: the agent's own model carries them out, at once and in one batch.
+    fn carry_out(&mut self, key: KeyHash, request: &Request) {
+        let d = request.d.as_deref();
+        let result = match request.route {
+            Route::DeviceUpdate => self.device_update(d).map(|()| self.stored(request, Code::CHANGED)),
+            Route::Observe => {
+                self.observe(d).map(|fields| Body::Observed { req_id: request.req_id.clone(), fields })
+            }
+            _ => self.cancel(d).map(|()| self.stored(request, Code::OK)),
+        };
+        match result {
+            Ok(body) => {
+                info!(reqId = %request.req_id, action = %request.route, "carried out");
+                self.keep(key, request, Class::Executed, body);
+            }
+            Err(refusal) => self.refuse_unrecorded(key, request, &refusal),
+        }
+    }
+
+    fn stored(&self, request: &Request, rc: Code) -> Body {
+        Body::Stored(Response::new(&request.req_id.to_raw(), rc).to_bytes().into())
+    }
+
+    fn device_update(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        let update = Table::decode::<DeviceUpdate>(d)?;
+        let changes = self.model.update(update.fields, self.firmware_is_busy())?;
+        self.change_attributes(changes);
+        Ok(())
+    }
+
+    fn observe(&mut self, d: Option<&RawValue>) -> Result<Vec<String>, Refusal> {
+        let fields = named(Table::decode::<Observe>(d)?.fields)?;
+        for field in &fields {
+            let generation = self.sequence();
+            self.model.observe(field, generation)?;
+        }
+        for field in &fields {
+            let generation = self.model.generation(field).expect("it has just been observed");
+            self.out.writes.push(Write::Observe(field.clone(), generation));
+        }
+        self.out.due = true;
+        Ok(fields)
+    }
+
+    fn cancel(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        for field in named(Table::decode::<Cancel>(d)?.fields)? {
+            self.stop_observing(&field);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_observing(&mut self, field: &str) {
+        if self.model.cancel(field) {
+            self.out.writes.push(Write::Unobserve(field.to_owned()));
+            self.out.due = true;
+        }
+        if let Some(place) = self.outbox.unsent_notify(field) {
+            self.drop_from_outbox(place);
+        }
+    }
+
+    pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
+        let too_large = changes.iter().any(|(_, value)| value.to_string().len() > MAX_ATTRIBUTE_BYTES);
+        if too_large || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
+            self.note("attributes beyond their bounds", "they are not set");
+        } else {
+            self.change_attributes(changes);
+        }
+        if let Some(ticket) = ticket {
+            self.effect(Effect::Confirm(ticket));
+        }
+    }
+
+    fn change_attributes(&mut self, changes: Vec<(String, Value)>) {
+        for (name, value) in &changes {
+            self.out.writes.push(Write::Attribute(name.clone(), value.clone()));
+        }
+        self.out.due = true;
+        self.effect(Effect::Attributes(changes.clone()));
+        for field in self.model.set(changes) {
+            self.notify_due(field);
+        }
+    }
+
+    fn firmware_is_busy(&self) -> bool {
+        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        holder
+            .and_then(|key| self.requests.get(&key))
+            .is_some_and(|request| matches!(request.route, Route::FirmwareDownload | Route::FirmwareUpdate))
+    }
+
+    /// The current values of observed attributes, as the answer to observe has them.
+    pub(super) fn observed_response(&self, req_id: &ReqId, fields: &[String]) -> Bytes {
+        let values: Vec<AttributeValue> = fields
+            .iter()
+            .map(|field| AttributeValue {
+                field: field.clone(),
+                value: self.model.read(field).cloned().unwrap_or(Value::Null),
+            })
+            .collect();
+        let d = serde_json::value::to_raw_value(&json!({ "fields": values }))
+            .expect("attributes are JSON values");
+        let raw = req_id.to_raw();
+        let response = Response::new(&raw, Code::OK).data(Some(&d)).to_bytes();
+        bounded(&raw, response).into()
+    }
+
+    /// Answers what was never recorded; the answer is kept until the broker has it.
+    fn pass(&mut self, subject: Subject, req_id: &RawValue, fingerprint: Fingerprint, refusal: &Refusal) {
+        let key = KeyHash::of_passing_answer(&subject, req_id, fingerprint);
+        let text: String = req_id.get().chars().take(MAX_LOGGED_REQ_ID_CHARS).collect();
+        let response = Response::new(req_id, refusal.rc()).message(Some(refusal.message())).to_bytes();
+        if response.len() > iotdm_core::MAX_PAYLOAD_BYTES {
+            return self.note("a reqId too long to be copied back", "it is not answered");
+        }
+        if let Some(held_back) = self.noise.count("refused unread", self.now.monotonic) {
+            warn!(reqId = %text, rc = %refusal.rc(), held_back, "{}", refusal.message());
+        }
+        if self.answers.get(&key).is_none() {
+            let body = Body::Stored(response.into());
+            let sequence = self.sequence();
+            let answer =
+                Answer { subject, fingerprint, sequence, class: Class::Passing, body, failure: None };
+            self.answers.insert(key, answer);
+            self.write_due(key);
+        }
+        self.answer_due(key);
+    }
+
+    /// Refuses a request before it has a record of its own.
+    fn refuse_unrecorded(&mut self, key: KeyHash, request: &Request, refusal: &Refusal) {
+        let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Passing };
+        if let Some(held_back) = self.noise.count("refused", self.now.monotonic) {
+            warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");
+        }
+        let response =
+            Response::new(&request.req_id.to_raw(), refusal.rc()).message(Some(refusal.message())).to_bytes();
+        self.keep(key, request, class, Body::Stored(response.into()));
+    }
+
+    /// Stores the answer of a finished request and makes it due.
+    pub(super) fn keep(&mut self, key: KeyHash, request: &Request, class: Class, body: Body) {
+        let body = match body {
+            Body::Stored(bytes) => Body::Stored(bounded(&request.req_id.to_raw(), bytes.into()).into()),
+            observed @ Body::Observed { .. } => observed,
+        };
+        self.answers.insert(
+            key,
+            Answer {
+                subject: request.subject.clone(),
+                fingerprint: request.fingerprint,
+                sequence: request.sequence,
+                class,
+                body,
+                failure: None,
+            },
+        );
+        self.write_due(key);
+        self.answer_due(key);
+        self.prune();
+    }
+
+    fn platform_answered(&mut self, envelope: &Envelope) {
+        let Some(response) = Incoming::from_envelope(envelope) else {
+            return self.note("response without reqId or code", "it is dropped");
+        };
+        if !self.manage_answered(&response) && !self.own_request_answered(&response) {
+            self.note("response to a request that is not waiting", "it is dropped");
+        }
+    }
+
+    /// How old a request that arrives at this moment may be.
+    fn age_on_arrival(&self) -> Age {
+        if self.session.fence_is_lifted() {
+            return Age::AtMostMs(0);
+        }
+        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed));
+        self.mark
+            .as_ref()
+            .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))
+    }
+
+    pub(super) fn sequence(&mut self) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// Counts something that nobody is told of, and logs it within bounds.
+    pub(super) fn note(&mut self, cause: &'static str, detail: &str) {
+        if let Some(held_back) = self.noise.count(cause, self.now.monotonic) {
+            let detail: String = detail.chars().take(MAX_LOGGED_DETAIL_CHARS).collect();
+            warn!(held_back, "{cause}: {}", detail.escape_debug());
+        }
+    }
+}
+
+fn named(fields: Vec<FieldName>) -> Result<Vec<String>, Refusal> {
+    if fields.is_empty() {
+        return Err(Refusal::bad_request("d.fields names no attribute"));
+    }
+    Ok(fields.into_iter().map(|name| name.field).collect())
+}
+
+/// A response that fits the protocol's payload limit.
+pub(super) fn bounded(req_id: &RawValue, response: Vec<u8>) -> Vec<u8> {
+    if response.len() <= iotdm_core::MAX_PAYLOAD_BYTES {
+        return response;
+    }
+    Response::new(req_id, Code::FAILED).message(Some("the answer is larger than 131072 bytes")).to_bytes()
+}
+
+/// How many deliveries may wait for room in the outbox. Brokers with a window stay far below it.
+const MAX_DEFERRED: usize = 4096;
+
+/// Largest attribute a product may set, in bytes of JSON: it must fit a notification beside its envelope.
+const MAX_ATTRIBUTE_BYTES: usize = 100 * 1024;
+
+/// How much of somebody else's text a log line shows.
+const MAX_LOGGED_DETAIL_CHARS: usize = 200;
+
+/// How much of a reqId that cannot be kept a log line shows.
+const MAX_LOGGED_REQ_ID_CHARS: usize = 64;

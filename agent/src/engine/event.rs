@@ -1,0 +1,188 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iotdm_core::{Decision, Failure, Performed, Recovery, Report, ReqId, Route, Subject};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::key::KeyHash;
+
+/// What happens to the engine.
+#[derive(Debug)]
+pub enum Input {
+    /// The broker accepted the connection.
+    Connected {
+        /// Whether it still had this client's session.
+        session_present: bool,
+    },
+    /// The broker answered the subscription.
+    Subscribed {
+        /// Whether it granted it.
+        granted: bool,
+    },
+    /// The connection ended, or could not be made.
+    Disconnected(Lost),
+    /// A message arrived.
+    Delivered(Delivered),
+    /// The broker acknowledged a publish.
+    Acknowledged(PublishId),
+    /// [`Handler::handle`](iotdm_core::Handler::handle) returned, panicked included.
+    Decided(KeyHash, Decision),
+    /// [`Handler::after_ack`](iotdm_core::Handler::after_ack) returned.
+    Performed(KeyHash, Result<Performed, Failure>),
+    /// [`Handler::recover`](iotdm_core::Handler::recover) returned.
+    Recovered(KeyHash, Recovery),
+    /// A task has ended, blocking work included: its place is free.
+    Ended(KeyHash),
+    /// The product sets attributes.
+    SetAttributes(Vec<(String, Value)>, Option<Ticket>),
+    /// The product reports something.
+    Report(Report, Option<Ticket>),
+    /// The agent is to stop: nothing new starts.
+    Stop,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The broker refused the credentials.
+    Credentials,
+    /// The network, the broker, or we ended it.
+    Other,
+}
+
+/// A message as the link hands it over.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// What to acknowledge; none for QoS 0.
+    pub delivery: Option<Delivery>,
+    /// The topic it came on.
+    pub topic: String,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Whether the broker had it stored, rather than routed it.
+    pub retained: bool,
+}
+
+/// A delivery to acknowledge. It dies with its connection: on the next one its number may be another message's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delivery {
+    /// Which connection of this agent it came on.
+    pub epoch: u64,
+    /// Its packet identifier there.
+    pub packet: u16,
+}
+
+/// One of our publishes; counted up, never used twice by an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishId(pub u64);
+
+/// Somebody who waits for something to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What the driver does, in order, once the writes of the same batch are durable.
+#[derive(Debug)]
+pub enum Effect {
+    /// Open a connection.
+    Connect {
+        /// Its number; deliveries carry it.
+        epoch: u64,
+    },
+    /// Subscribe to this device's requests at QoS 1.
+    Subscribe,
+    /// End the connection with DISCONNECT.
+    Disconnect,
+    /// Send PUBACK.
+    Acknowledge(Delivery),
+    /// Publish at QoS 1, not retained.
+    Publish {
+        /// Comes back in [`Input::Acknowledged`].
+        id: PublishId,
+        /// The topic.
+        topic: String,
+        /// The bytes.
+        payload: Bytes,
+    },
+    /// Start a task.
+    Start(Task),
+    /// End a task: its time is over.
+    Cancel(KeyHash),
+    /// Attributes have these values.
+    Attributes(Vec<(String, Value)>),
+    /// What this ticket waits for is durable.
+    Confirm(Ticket),
+    /// The session changed in a way its owner wants to hear.
+    Announce(Announcement),
+}
+
+/// What the agent's owner hears about the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// The platform answered manage with 200.
+    Managed,
+    /// The connection is gone.
+    Disconnected,
+    /// The broker refused the credentials.
+    CredentialsRefused,
+}
+
+/// A handler's work.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Whose.
+    pub key: KeyHash,
+    /// Which of the three moments.
+    pub moment: Moment,
+    /// The request.
+    pub req_id: ReqId,
+    /// Whose request.
+    pub subject: Subject,
+    /// What it asks for.
+    pub route: Route,
+    /// Its body.
+    pub d: Option<Arc<RawValue>>,
+    /// Which start this is.
+    pub attempt: u32,
+    /// How long it has.
+    pub budget: Duration,
+    /// Whether the machine was restarted since the work began.
+    pub rebooted: bool,
+}
+
+/// The three moments of a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// [`Handler::handle`](iotdm_core::Handler::handle).
+    Handle,
+    /// [`Handler::after_ack`](iotdm_core::Handler::after_ack).
+    AfterAck,
+    /// [`Handler::recover`](iotdm_core::Handler::recover).
+    Recover,
+}
+
+/// The deadlines an engine keeps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// When to cancel the task of a request.
+    Task(KeyHash),
+    /// When to give up waiting for the lane.
+    Lane(KeyHash),
+    /// When to take it that a restart never came.
+    Restart(KeyHash),
+    /// When to cancel what still runs before a restart.
+    Drain,
+    /// When to connect.
+    Connect,
+    /// When to give up waiting for CONNACK or SUBACK.
+    Establish,
+    /// When to send manage, or to send it again.
+    Manage,
+    /// When to look whether the fence can be lifted without an answer to manage.
+    Fence,
+    /// When to send an own request again.
+    Report(u64),
+    /// When to move the online mark.
+    Mark,
+}

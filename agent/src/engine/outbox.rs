@@ -1,0 +1,375 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use iotdm_core::{Report, ReqId};
+
+use super::event::PublishId;
+use super::key::KeyHash;
+
+/// What waits to be sent, in order, and what is on its way.
+///
+/// Answers and notifications leave through this one queue, so that a notification cannot overtake the answer to its
+/// observe. It is the only place that knows what must still be sent; the link below forgets.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    entries: BTreeMap<u64, Entry>,
+    next_place: u64,
+    answers: BTreeMap<KeyHash, u64>,
+    /// The unsent notification of each attribute, which a further change moves to the end.
+    notifies: BTreeMap<String, u64>,
+    unsent_answers: BTreeSet<u64>,
+    unsent_own: BTreeSet<u64>,
+    own: usize,
+    in_flight: BTreeMap<PublishId, Option<u64>>,
+    awaiting: BTreeMap<ReqId, u64>,
+    next_publish: u64,
+}
+
+/// One place of the queue.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) item: Item,
+    state: State,
+    /// How often an own request was sent without a final response, since the agent started.
+    pub(super) attempts: u32,
+    /// The reqId of the last attempt of an own request.
+    req_id: Option<ReqId>,
+}
+
+/// What stands there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Item {
+    Answer(KeyHash),
+    Notify { field: String, generation: u64 },
+    Report(Report),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unsent,
+    /// On its way; an answer that became due meanwhile goes once more.
+    Sent {
+        again: bool,
+    },
+    /// An own request that the broker has and the platform has not answered.
+    Awaiting,
+    /// An own request that waits for its next attempt.
+    Backoff,
+}
+
+/// What an acknowledgement of the broker ends.
+#[derive(Debug, PartialEq)]
+pub(super) enum Sent {
+    /// This answer, at this place, has arrived.
+    Answer(KeyHash, u64),
+    /// An own request has arrived and is to be answered by the platform.
+    Own(u64),
+    /// Nothing that is kept here.
+    Other,
+}
+
+impl Outbox {
+    pub(super) fn restore(&mut self, place: u64, item: Item) {
+        self.next_place = self.next_place.max(place + 1);
+        self.insert(place, item);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Makes an answer due; the place it got, or none where it already waits.
+    pub(super) fn answer_due(&mut self, key: KeyHash) -> Option<u64> {
+        if let Some(place) = self.answers.get(&key) {
+            let entry = self.entries.get_mut(place).expect("the index names entries");
+            if let State::Sent { again } = &mut entry.state {
+                *again = true;
+            }
+            return None;
+        }
+        Some(self.push(Item::Answer(key)))
+    }
+
+    /// Makes a notification due: its place, and the one it leaves.
+    pub(super) fn notify_due(&mut self, field: String, generation: u64) -> (u64, Option<u64>) {
+        let left = self.notifies.get(&field).copied();
+        if let Some(place) = left {
+            self.remove(place);
+        }
+        (self.push(Item::Notify { field, generation }), left)
+    }
+
+    pub(super) fn push(&mut self, item: Item) -> u64 {
+        let place = self.next_place;
+        self.next_place += 1;
+        self.insert(place, item);
+        place
+    }
+
+    fn insert(&mut self, place: u64, item: Item) {
+        match &item {
+            Item::Answer(key) => {
+                self.answers.insert(*key, place);
+                self.unsent_answers.insert(place);
+            }
+            Item::Notify { field, .. } => {
+                self.notifies.insert(field.clone(), place);
+                self.unsent_own.insert(place);
+                self.own += 1;
+            }
+            Item::Report(_) => {
+                self.unsent_own.insert(place);
+                self.own += 1;
+            }
+        }
+        self.entries.insert(place, Entry { item, state: State::Unsent, attempts: 0, req_id: None });
+    }
+
+    pub(super) fn remove(&mut self, place: u64) -> Option<Item> {
+        let entry = self.entries.remove(&place)?;
+        self.unsent_answers.remove(&place);
+        self.unsent_own.remove(&place);
+        match &entry.item {
+            Item::Answer(key) => {
+                self.answers.remove(key);
+            }
+            Item::Notify { field, .. } => {
+                if self.notifies.get(field) == Some(&place) {
+                    self.notifies.remove(field);
+                }
+                self.own -= 1;
+            }
+            Item::Report(_) => self.own -= 1,
+        }
+        if let Some(req_id) = &entry.req_id {
+            self.awaiting.remove(req_id);
+        }
+        Some(entry.item)
+    }
+
+    pub(super) fn entry(&self, place: u64) -> Option<&Entry> {
+        self.entries.get(&place)
+    }
+
+    /// Whether this request's answer is queued or on its way.
+    pub(super) fn holds_answer(&self, key: &KeyHash) -> bool {
+        self.answers.contains_key(key)
+    }
+
+    /// How many own requests wait, and the place of the oldest report.
+    pub(super) fn own(&self) -> (usize, Option<u64>) {
+        let report = self.unsent_own.iter().find(|place| matches!(self.entries[place].item, Item::Report(_)));
+        (self.own, report.copied())
+    }
+
+    /// The place that the next item gets.
+    pub(super) fn next_place(&self) -> u64 {
+        self.next_place
+    }
+
+    pub(super) fn first_unsent_answer(&self) -> Option<u64> {
+        self.unsent_answers.first().copied()
+    }
+
+    /// The next item to send; own requests only where `own` says so.
+    pub(super) fn next_unsent(&self, own: bool) -> Option<u64> {
+        let answer = self.unsent_answers.first().copied();
+        let own = self.unsent_own.first().copied().filter(|_| own);
+        [answer, own].into_iter().flatten().min()
+    }
+
+    /// Whether the window allows another publish. Counted from the oldest unacknowledged one, so that the link's
+    /// packet identifiers can never collide.
+    pub(super) fn window_open(&self) -> bool {
+        self.in_flight.first_key_value().is_none_or(|(oldest, _)| self.next_publish - oldest.0 < WINDOW)
+    }
+
+    /// Gives a publish that is not kept here, such as manage, its number.
+    pub(super) fn publish_other(&mut self) -> PublishId {
+        self.publish(None)
+    }
+
+    pub(super) fn mark_sent(&mut self, place: u64, req_id: Option<ReqId>) -> PublishId {
+        let entry = self.entries.get_mut(&place).expect("only what stands in the queue is sent");
+        entry.state = State::Sent { again: false };
+        if let Some(req_id) = req_id {
+            entry.attempts += 1;
+            if let Some(before) = entry.req_id.replace(req_id.clone()) {
+                self.awaiting.remove(&before);
+            }
+            self.awaiting.insert(req_id, place);
+        }
+        if let Item::Notify { field, .. } = &entry.item {
+            // A further change queues a notification of its own; this one is on its way.
+            self.notifies.remove(field);
+        }
+        self.unsent_answers.remove(&place);
+        self.unsent_own.remove(&place);
+        self.publish(Some(place))
+    }
+
+    fn publish(&mut self, place: Option<u64>) -> PublishId {
+        let id = PublishId(self.next_publish);
+        self.next_publish += 1;
+        self.in_flight.insert(id, place);
+        id
+    }
+
+    /// The broker has a publish.
+    pub(super) fn acknowledged(&mut self, id: PublishId) -> Sent {
+        let Some(Some(place)) = self.in_flight.remove(&id) else { return Sent::Other };
+        let Some(entry) = self.entries.get_mut(&place) else { return Sent::Other };
+        match (&entry.item, entry.state) {
+            (Item::Answer(_), State::Sent { again: true }) => {
+                entry.state = State::Unsent;
+                self.unsent_answers.insert(place);
+                Sent::Other
+            }
+            (Item::Answer(key), _) => Sent::Answer(*key, place),
+            (_, State::Sent { .. }) => {
+                entry.state = State::Awaiting;
+                Sent::Own(place)
+            }
+            // The platform's response overtook the broker's acknowledgement.
+            _ => Sent::Other,
+        }
+    }
+
+    /// Which own request the platform answers.
+    pub(super) fn answered(&mut self, req_id: &ReqId) -> Option<u64> {
+        self.awaiting.remove(req_id)
+    }
+
+    pub(super) fn back_off(&mut self, place: u64) {
+        if let Some(entry) = self.entries.get_mut(&place) {
+            entry.state = State::Backoff;
+        }
+    }
+
+    /// Puts an own request back for its next attempt.
+    pub(super) fn retry(&mut self, place: u64) {
+        if let Some(entry) = self.entries.get_mut(&place)
+            && matches!(entry.state, State::Backoff | State::Awaiting)
+        {
+            entry.state = State::Unsent;
+            self.unsent_own.insert(place);
+        }
+    }
+
+    /// The connection is gone: whatever is not known to have arrived is unsent.
+    pub(super) fn disconnected(&mut self) {
+        self.in_flight.clear();
+        self.awaiting.clear();
+        for (place, entry) in &mut self.entries {
+            entry.state = State::Unsent;
+            entry.req_id = None;
+            if matches!(entry.item, Item::Answer(_)) {
+                self.unsent_answers.insert(*place);
+            } else {
+                self.unsent_own.insert(*place);
+            }
+        }
+        self.merge_notifies();
+    }
+
+    /// Two notifications of one attribute, one of which was on its way, become the later one.
+    fn merge_notifies(&mut self) {
+        let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+        for (place, entry) in &self.entries {
+            if let Item::Notify { field, .. } = &entry.item {
+                newest.insert(field.clone(), *place);
+            }
+        }
+        self.notifies = newest;
+    }
+
+    /// Notifications that a later one of the same attribute has made needless, after a lost connection.
+    pub(super) fn superseded(&self) -> Vec<u64> {
+        let superseded = |(place, entry): (&u64, &Entry)| match &entry.item {
+            Item::Notify { field, .. } if self.notifies.get(field) != Some(place) => Some(*place),
+            _ => None,
+        };
+        self.entries.iter().filter_map(superseded).collect()
+    }
+
+    /// The unsent notification of an attribute.
+    pub(super) fn unsent_notify(&self, field: &str) -> Option<u64> {
+        self.notifies.get(field).copied()
+    }
+}
+
+/// How many publishes may be on their way, counted from the oldest that is not acknowledged.
+const WINDOW: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: KeyHash = KeyHash([1; 16]);
+
+    fn sent_answer() -> (Outbox, PublishId, u64) {
+        let mut outbox = Outbox::default();
+        let place = outbox.answer_due(KEY).unwrap();
+        let id = outbox.mark_sent(place, None);
+        (outbox, id, place)
+    }
+
+    #[test]
+    fn an_unsent_answer_is_not_queued_twice() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.answer_due(KEY).is_some());
+        assert!(outbox.answer_due(KEY).is_none());
+        assert_eq!(outbox.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_becomes_due_on_its_way_goes_once_more() {
+        let (mut outbox, id, place) = sent_answer();
+        assert!(outbox.answer_due(KEY).is_none());
+        assert_eq!(outbox.acknowledged(id), Sent::Other);
+        assert_eq!(outbox.next_unsent(false), Some(place));
+        let again = outbox.mark_sent(place, None);
+        assert_eq!(outbox.acknowledged(again), Sent::Answer(KEY, place));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_an_old_connection_ends_nothing() {
+        let (mut outbox, id, place) = sent_answer();
+        outbox.disconnected();
+        assert_eq!(outbox.acknowledged(id), Sent::Other);
+        assert_eq!(outbox.next_unsent(false), Some(place));
+    }
+
+    #[test]
+    fn a_notification_takes_the_newest_place_and_keeps_one_on_its_way_apart() {
+        let mut outbox = Outbox::default();
+        let (first, _) = outbox.notify_due("a".into(), 1);
+        let (second, left) = outbox.notify_due("a".into(), 1);
+        assert_eq!((left, outbox.len()), (Some(first), 1));
+        outbox.mark_sent(second, Some(ReqId::from_text("x")));
+        let (third, left) = outbox.notify_due("a".into(), 1);
+        assert_eq!((left, outbox.len()), (None, 2));
+        outbox.disconnected();
+        assert_eq!(outbox.superseded(), [second]);
+        assert_eq!(outbox.unsent_notify("a"), Some(third));
+    }
+
+    #[test]
+    fn own_requests_wait_and_answers_do_not() {
+        let mut outbox = Outbox::default();
+        let own = outbox.push(Item::Report(Report::ClearLog));
+        let answer = outbox.answer_due(KEY).unwrap();
+        assert_eq!(outbox.next_unsent(false), Some(answer));
+        assert_eq!(outbox.next_unsent(true), Some(own));
+    }
+
+    #[test]
+    fn the_window_is_counted_from_the_oldest() {
+        let mut outbox = Outbox::default();
+        let ids: Vec<_> = (0..WINDOW).map(|_| outbox.publish_other()).collect();
+        assert!(!outbox.window_open());
+        outbox.acknowledged(ids[5]);
+        assert!(!outbox.window_open());
+        outbox.acknowledged(ids[0]);
+        assert!(outbox.window_open());
+    }
+}

@@ -1,0 +1,498 @@
+//! The one gate, places and the lane, and what handlers' results lead to.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use iotdm_core::{
+    Code, Decision, Failure, Interrupted, Late, LogEntry, Performed, Phases, Policy, Recovery, Refusal,
+    Report, Response, Route, Severity, iso8601,
+};
+use tracing::{error, info, warn};
+
+use crate::journal::Class;
+
+use super::Engine;
+use super::answers::{Answer, Body};
+use super::event::{Effect, Moment as TaskMoment, Task, Timer};
+use super::key::KeyHash;
+use super::request::{DRAIN_LIMIT, RESTART_WITHIN, Request, Stage, Step, restarts, takes_lane};
+
+/// What only one request of a device may do at a time: restart it, or replace its software.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) holder: Option<KeyHash>,
+    pub(super) waiting: VecDeque<KeyHash>,
+}
+
+/// A task that has not ended, though its request may have.
+#[derive(Debug)]
+pub(super) struct RunningTask {
+    slot: Slot,
+    /// Whether it repeats work that a crash interrupted; such work goes one at a time.
+    rerun: bool,
+}
+
+/// What a task occupies until it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Place,
+    Lane,
+    Judgement,
+}
+
+impl Engine {
+    /// Gives free places and the lane to those who wait, in order.
+    pub(super) fn start_waiting(&mut self) {
+        self.release_lanes();
+        if self.stopping || self.restarting.is_some() || self.is_judging() {
+            return;
+        }
+        self.start_acknowledged();
+        let free: Vec<KeyHash> = self
+            .lanes
+            .values_mut()
+            .filter(|lane| lane.holder.is_none())
+            .filter_map(|lane| {
+                lane.holder = lane.waiting.pop_front();
+                lane.holder
+            })
+            .collect();
+        for key in free {
+            self.start_request(key, Slot::Lane);
+        }
+        self.start_in_places();
+    }
+
+    fn start_in_places(&mut self) {
+        let mut passed_over = VecDeque::new();
+        while self.restarting.is_none() && self.free_places() > 0 {
+            let Some(key) = self.waiting.pop_front() else { break };
+            let rerun = self.requests.get(&key).is_some_and(|request| request.attempt > 1);
+            // A place is a task's until it has ended, also when its request was given up and queued again.
+            if rerun && self.running.values().any(|task| task.rerun) || self.running.contains_key(&key) {
+                passed_over.push_back(key);
+                continue;
+            }
+            self.start_request(key, Slot::Place);
+        }
+        while let Some(key) = passed_over.pop_back() {
+            self.waiting.push_front(key);
+        }
+    }
+
+    fn free_places(&self) -> usize {
+        let taken = self.running.values().filter(|task| task.slot == Slot::Place).count();
+        self.settings.limits.running.saturating_sub(taken)
+    }
+
+    /// A lane is free when its holder is finished and the holder's task has ended.
+    fn release_lanes(&mut self) {
+        for lane in self.lanes.values_mut() {
+            if let Some(holder) = lane.holder
+                && !self.requests.contains_key(&holder)
+                && !self.running.contains_key(&holder)
+            {
+                lane.holder = None;
+            }
+        }
+    }
+
+    /// The gate before every start: attempts and lateness. `None` lets it through.
+    fn gate(&self, request: &Request) -> Option<(Class, Refusal)> {
+        let Some(policy) = self.settings.policies.get(&request.route) else {
+            return Some((Class::Executed, Refusal::unsupported("this device no longer offers that action")));
+        };
+        if request.attempt > policy.attempts {
+            let message = format!("interrupted {} times; it is given up", policy.attempts);
+            return Some((Class::Executed, Refusal::failed(message)));
+        }
+        if self.is_late(request, policy) {
+            return Some((Class::Refused, Refusal::busy("the request has waited too long")));
+        }
+        None
+    }
+
+    fn is_late(&self, request: &Request, policy: &Policy) -> bool {
+        let Late::RefuseAfter(limit) = policy.late else { return false };
+        let waited = request.arrived.age(self.now, &self.settings.boot);
+        request.age.plus(waited).may_exceed(limit)
+    }
+
+    fn start_request(&mut self, key: KeyHash, slot: Slot) {
+        self.timers.clear(&Timer::Lane(key));
+        let Some(request) = self.requests.get(&key) else { return };
+        if let Some((class, refusal)) = self.gate(request) {
+            return self.finish_refused(key, class, &refusal);
+        }
+        self.start_task(key, TaskMoment::Handle, slot);
+        let request = self.requests.get_mut(&key).expect("it was there a moment ago");
+        request.stage = Stage::Deciding;
+        self.write_due(key);
+    }
+
+    pub(super) fn start_judgement(&mut self, key: KeyHash) {
+        self.start_task(key, TaskMoment::Recover, Slot::Judgement);
+    }
+
+    fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
+        let request = &self.requests[&key];
+        let policy = &self.settings.policies[&request.route];
+        let budget = match moment {
+            TaskMoment::Handle => policy.budget,
+            TaskMoment::AfterAck => policy.perform_budget,
+            TaskMoment::Recover => super::request::RECOVER_BUDGET,
+        };
+        let rebooted = match &request.stage {
+            Stage::Judging { boot, .. } => **boot != *self.settings.boot.0,
+            _ => false,
+        };
+        let task = Task {
+            key,
+            moment,
+            req_id: request.req_id.clone(),
+            subject: request.subject.clone(),
+            route: request.route.clone(),
+            d: request.d.clone(),
+            attempt: request.attempt,
+            budget,
+            rebooted,
+        };
+        let before = self.running.insert(key, RunningTask { slot, rerun: request.attempt > 1 });
+        assert!(before.is_none(), "a task starts only when the one before it has ended");
+        self.timers.set(Timer::Task(key), self.now.monotonic + budget);
+        self.effect(Effect::Start(task));
+    }
+
+    pub(super) fn decided(&mut self, key: KeyHash, decision: Decision) {
+        let Some(request) =
+            self.requests.get(&key).filter(|request| matches!(request.stage, Stage::Deciding))
+        else {
+            return self.note("a handler's answer came after its time", "it is dropped");
+        };
+        self.timers.clear(&Timer::Task(key));
+        let phases = self.settings.policies[&request.route].phases;
+        match decision {
+            Decision::Undecodable(refusal) => self.finish_refused(key, Class::Passing, &refusal),
+            Decision::Refused(refusal) => {
+                let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Executed };
+                self.finish_refused(key, class, &refusal);
+            }
+            Decision::Replied(parts) => {
+                let raw = request.req_id.to_raw();
+                let response = Response::new(&raw, parts.rc).data(parts.d.as_deref()).to_bytes();
+                match phases {
+                    Phases::WorkThenAnswer => self.finish(key, Class::Executed, response.into()),
+                    Phases::AnswerThenWork => self.settle(key, response.into()),
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, key: KeyHash, response: Bytes) {
+        let request = self.requests.get_mut(&key).expect("a request that is being decided on is unfinished");
+        info!(reqId = %request.req_id, action = %request.route, rc = 202, "accepted; the work follows");
+        request.stage = Stage::Settled { response, acknowledged: false };
+        // From here on attempts of the work are counted; the decision needs no further ones.
+        request.attempt = 1;
+        self.write_due(key);
+        self.answer_due(key);
+    }
+
+    /// The broker has the 202.
+    pub(super) fn answer_arrived(&mut self, key: KeyHash) {
+        if let Some(Request { stage: Stage::Settled { acknowledged, .. }, .. }) = self.requests.get_mut(&key)
+        {
+            *acknowledged = true;
+        }
+    }
+
+    fn start_acknowledged(&mut self) {
+        let ready: Vec<KeyHash> = self
+            .requests
+            .iter()
+            .filter(|(key, request)| {
+                matches!(request.stage, Stage::Settled { acknowledged: true, .. })
+                    && !self.running.contains_key(key)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in ready {
+            self.perform(key);
+        }
+    }
+
+    fn perform(&mut self, key: KeyHash) {
+        let request = &self.requests[&key];
+        if self.restarting.is_some() || !takes_lane(&request.route) && self.free_places() == 0 {
+            return;
+        }
+        if let Some((_, refusal)) = self.gate(request) {
+            return self.finish_performed(key, Some(format!("abandoned: {}", refusal.message())));
+        }
+        let boot = (*self.settings.boot.0).into();
+        let restarts = restarts(&request.route);
+        let request = self.requests.get_mut(&key).expect("it was there a moment ago");
+        let Stage::Settled { response, .. } = &request.stage else { return };
+        let step = if restarts { Step::Draining } else { Step::Working };
+        request.stage = Stage::Performing { response: response.clone(), boot, step };
+        info!(reqId = %request.req_id, action = %request.route, attempt = request.attempt, "the work begins");
+        self.write_due(key);
+        if !restarts {
+            return self.work(key);
+        }
+        self.restarting = Some(key);
+        if self.running.is_empty() {
+            self.work(key);
+        } else {
+            self.timers.set(Timer::Drain, self.now.monotonic + DRAIN_LIMIT);
+        }
+    }
+
+    fn work(&mut self, key: KeyHash) {
+        self.timers.clear(&Timer::Drain);
+        let request = self.requests.get_mut(&key).expect("only an unfinished request is worked on");
+        if let Stage::Performing { step, .. } = &mut request.stage {
+            *step = Step::Working;
+        }
+        let slot = if takes_lane(&request.route) { Slot::Lane } else { Slot::Place };
+        self.start_task(key, TaskMoment::AfterAck, slot);
+    }
+
+    /// What still runs before a restart has had its time.
+    pub(super) fn drain_over(&mut self) {
+        let Some(restarting) = self.restarting else { return };
+        let running: Vec<KeyHash> = self.running.keys().copied().collect();
+        for key in running {
+            self.effect(Effect::Cancel(key));
+            self.cut_short(key);
+        }
+        self.work(restarting);
+    }
+
+    fn cut_short(&mut self, key: KeyHash) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let policy = &self.settings.policies[&request.route];
+        match &request.stage {
+            Stage::Deciding if resumes(policy) => {
+                request.stage = Stage::Queued;
+                request.attempt += 1;
+                if takes_lane(&request.route) {
+                    self.lanes.entry(request.subject.clone()).or_default().waiting.push_back(key);
+                } else {
+                    self.waiting.push_back(key);
+                }
+                self.timers.clear(&Timer::Task(key));
+                self.write_due(key);
+            }
+            Stage::Deciding => {
+                let refusal = Refusal::failed("interrupted by a restart of the device; it may have happened");
+                self.finish_refused(key, Class::Executed, &refusal);
+            }
+            Stage::Performing { .. } => {
+                self.finish_performed(key, Some("cut short by a restart of the device".into()));
+            }
+            Stage::Queued | Stage::Settled { .. } | Stage::Judging { .. } => {}
+        }
+    }
+
+    pub(super) fn performed(&mut self, key: KeyHash, result: Result<Performed, Failure>) {
+        let Some(Request { stage: Stage::Performing { step, .. }, route, req_id, .. }) =
+            self.requests.get_mut(&key)
+        else {
+            return self.note("work ended after its time", "its result is dropped");
+        };
+        self.timers.clear(&Timer::Task(key));
+        match result {
+            Ok(Performed::Complete) => self.finish_performed(key, None),
+            Ok(Performed::Restarting) => {
+                info!(reqId = %req_id, action = %route, "the device is about to restart");
+                *step = Step::Restarting;
+                self.restarting = Some(key);
+                self.timers.set(Timer::Restart(key), self.now.monotonic + RESTART_WITHIN);
+            }
+            Err(failure) => self.finish_performed(key, Some(failure.to_string())),
+        }
+    }
+
+    pub(super) fn restart_never_came(&mut self, key: KeyHash) {
+        self.finish_performed(key, Some(format!("the restart did not come within {RESTART_WITHIN:?}")));
+    }
+
+    pub(super) fn recovered(&mut self, key: KeyHash, recovery: Recovery) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let Stage::Judging { response, .. } = &request.stage else {
+            return self.note("a judgement came after its time", "it is dropped");
+        };
+        self.timers.clear(&Timer::Task(key));
+        info!(reqId = %request.req_id, action = %request.route, ?recovery, "interrupted work was judged");
+        match recovery {
+            Recovery::Done => self.finish_performed(key, None),
+            Recovery::Abandon => {
+                self.finish_performed(key, Some("interrupted, and not to be done again".into()))
+            }
+            Recovery::RunAgain => {
+                request.stage = Stage::Settled { response: response.clone(), acknowledged: true };
+                request.attempt += 1;
+            }
+        }
+        self.open_session();
+    }
+
+    pub(super) fn task_overran(&mut self, key: KeyHash) {
+        self.effect(Effect::Cancel(key));
+        let Some(request) = self.requests.get(&key) else { return };
+        let policy = &self.settings.policies[&request.route];
+        match &request.stage {
+            Stage::Deciding => {
+                let refusal =
+                    Refusal::failed(format!("it took longer than its budget of {:?}", policy.budget));
+                self.finish_refused(key, Class::Executed, &refusal);
+            }
+            Stage::Performing { .. } => {
+                self.finish_performed(
+                    key,
+                    Some(format!("it took longer than its budget of {:?}", policy.perform_budget)),
+                );
+            }
+            Stage::Judging { .. } => {
+                self.finish_performed(key, Some("no judgement on the interrupted work came in time".into()));
+                self.open_session();
+            }
+            Stage::Queued | Stage::Settled { .. } => {}
+        }
+    }
+
+    pub(super) fn lane_wait_over(&mut self, key: KeyHash) {
+        let Some(request) = self.requests.get(&key) else { return };
+        let Some(lane) = self.lanes.get_mut(&request.subject) else { return };
+        lane.waiting.retain(|waiting| *waiting != key);
+        let holder = lane.holder.and_then(|holder| self.requests.get(&holder));
+        let refusal = match holder {
+            Some(holder) => Refusal::busy(format!("{} is under way", spoken(&holder.route))),
+            None => Refusal::busy("the device is about to restart"),
+        };
+        self.finish_refused(key, Class::Refused, &refusal);
+    }
+
+    pub(super) fn ended(&mut self, key: KeyHash) {
+        self.running.remove(&key);
+        match self.requests.get(&key).map(|request| &request.stage) {
+            Some(Stage::Deciding) => {
+                self.decided(key, Decision::Refused(Refusal::failed("the handler ended without an answer")))
+            }
+            Some(Stage::Performing { step: Step::Working, .. }) => {
+                self.performed(key, Err(Failure::new("the work ended without a result")));
+            }
+            Some(Stage::Judging { .. }) => self.recovered(key, Recovery::Abandon),
+            _ => {}
+        }
+        let draining = self.restarting.filter(|restarting| {
+            matches!(
+                self.requests.get(restarting),
+                Some(Request { stage: Stage::Performing { step: Step::Draining, .. }, .. })
+            )
+        });
+        if let Some(restarting) = draining
+            && self.running.is_empty()
+        {
+            self.work(restarting);
+        }
+    }
+
+    pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
+        let Some(request) = self.requests.get(&key) else { return };
+        warn!(reqId = %request.req_id, action = %request.route, "refused: {refusal}");
+        let raw = request.req_id.to_raw();
+        let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).to_bytes();
+        self.finish(key, class, response.into());
+    }
+
+    fn finish(&mut self, key: KeyHash, class: Class, response: Bytes) {
+        let Some(request) = self.forget_open(key) else { return };
+        info!(reqId = %request.req_id, action = %request.route, "answered");
+        self.keep(key, &request, class, Body::Stored(Vec::from(response).into()));
+    }
+
+    /// Ends a request whose 202 was stored. Its answer stays what it was: the protocol cannot take it back.
+    pub(super) fn finish_performed(&mut self, key: KeyHash, failure: Option<String>) {
+        let Some(request) = self.forget_open(key) else { return };
+        let response = request.response().expect("only a request with a stored 202 performs").to_vec();
+        match &failure {
+            None => info!(reqId = %request.req_id, action = %request.route, "done"),
+            Some(failure) => {
+                error!(reqId = %request.req_id, action = %request.route, "failed: {failure}");
+                self.report_failure(&request, failure);
+            }
+        }
+        self.answers.insert(
+            key,
+            Answer {
+                subject: request.subject.clone(),
+                fingerprint: request.fingerprint,
+                sequence: request.sequence,
+                class: Class::Executed,
+                body: Body::Stored(response.into()),
+                failure: failure.map(Into::into),
+            },
+        );
+        self.write_due(key);
+        self.prune();
+        if restarts(&request.route) {
+            self.hold_ended();
+        }
+    }
+
+    fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
+        let request = self.requests.remove(&key)?;
+        for timer in [Timer::Task(key), Timer::Lane(key), Timer::Restart(key)] {
+            self.timers.clear(&timer);
+        }
+        if self.restarting == Some(key) {
+            self.restarting = None;
+            self.timers.clear(&Timer::Drain);
+            self.restart_lane_waits();
+        }
+        Some(request)
+    }
+
+    /// Those who wait for the lane could not have had it while a restart was due: they wait from here on.
+    fn restart_lane_waits(&mut self) {
+        let waiting: Vec<KeyHash> =
+            self.lanes.values().flat_map(|lane| lane.waiting.iter().copied()).collect();
+        for key in waiting {
+            self.timers.set(Timer::Lane(key), self.now.monotonic + super::request::LANE_WAIT);
+        }
+    }
+
+    fn report_failure(&mut self, request: &Request, failure: &str) {
+        let message = format!("{} (reqId {}) failed: {failure}", spoken(&request.route), request.req_id);
+        let timestamp = iso8601(self.now.wall);
+        self.report(Report::AddErrorCode(ERROR_CODE_ACTION_FAILED), None);
+        self.report(
+            Report::AddLog(LogEntry { message, timestamp, data: None, severity: Severity::Error }),
+            None,
+        );
+    }
+
+    pub(super) fn is_judging(&self) -> bool {
+        self.running.values().any(|task| task.slot == Slot::Judgement)
+    }
+}
+
+/// Whether an interrupted `handle` may be started again: where the action says so, and where it only decides.
+pub(super) fn resumes(policy: &Policy) -> bool {
+    policy.interrupted == Interrupted::RunAgain || policy.phases == Phases::AnswerThenWork
+}
+
+fn spoken(route: &Route) -> String {
+    match route {
+        Route::Reboot => "a reboot".into(),
+        Route::FactoryReset => "a factory reset".into(),
+        Route::FirmwareDownload => "a firmware download".into(),
+        Route::FirmwareUpdate => "a firmware update".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The error code added when work fails after its 202 was sent.
+pub const ERROR_CODE_ACTION_FAILED: i32 = 500;

@@ -1,0 +1,207 @@
+//! What leaves: answers, notifications and reports, through one queue.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use iotdm_core::{Code, Incoming, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
+use serde_json::{Value, json};
+
+use crate::journal::{Class, Queued, Write};
+
+use super::Engine;
+use super::answers::Body;
+use super::event::{Effect, PublishId, Ticket, Timer};
+use super::key::KeyHash;
+use super::outbox::{Item, Sent};
+
+impl Engine {
+    pub(super) fn answer_due(&mut self, key: KeyHash) {
+        if let Some(place) = self.outbox.answer_due(key) {
+            self.out.writes.push(Write::Queue(place, Queued::Answer(key.0)));
+            self.out.due = true;
+        }
+    }
+
+    pub(super) fn notify_due(&mut self, field: String) {
+        let Some(generation) = self.model.generation(&field) else { return };
+        let (place, left) = self.outbox.notify_due(field.clone(), generation);
+        if let Some(left) = left {
+            self.out.writes.push(Write::Unqueue(left));
+        }
+        self.out.writes.push(Write::Queue(place, Queued::Notify { field, generation }));
+        self.out.due = true;
+    }
+
+    /// Queues a report. Beyond the bound the oldest unsent report is dropped, and counted.
+    pub(super) fn report(&mut self, report: Report, ticket: Option<Ticket>) {
+        let size = report.body().map_or(0, |body| body.to_string().len());
+        if size > MAX_REPORT_BYTES {
+            self.note("report larger than a message may be", "it is dropped");
+        } else {
+            if let (own, Some(oldest)) = self.outbox.own()
+                && own >= MAX_OWN_REQUESTS
+            {
+                self.note("too many reports wait", "the oldest is dropped");
+                self.drop_from_outbox(oldest);
+            }
+            let place = self.outbox.push(Item::Report(report.clone()));
+            self.out.writes.push(Write::Queue(place, Queued::Report(report)));
+            self.out.due = true;
+        }
+        if let Some(ticket) = ticket {
+            self.effect(Effect::Confirm(ticket));
+        }
+    }
+
+    /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.
+    pub(super) fn flush_outbox(&mut self) {
+        while self.session.is_up() && self.outbox.window_open() {
+            let answers_first =
+                self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
+            if self.session.manage_is_due() && !answers_first && !self.is_held() {
+                self.send_manage();
+                continue;
+            }
+            let Some(place) = self.outbox.next_unsent(self.session.is_managed()) else { return };
+            self.send(place);
+        }
+    }
+
+    fn send(&mut self, place: u64) {
+        let Some(item) = self.outbox.entry(place).map(|entry| entry.item.clone()) else { return };
+        let Some((topic, payload, req_id)) = self.message(&item) else {
+            // What it was about is gone: an observation was cancelled, a refusal was forgotten.
+            return self.drop_from_outbox(place);
+        };
+        let id = self.outbox.mark_sent(place, req_id);
+        self.effect(Effect::Publish { id, topic, payload });
+    }
+
+    fn message(&mut self, item: &Item) -> Option<(String, Bytes, Option<ReqId>)> {
+        match item {
+            Item::Answer(key) => {
+                let (subject, payload) = self.answer_payload(key)?;
+                Some((Topic { subject, route: UpRoute::Response }.to_string(), payload, None))
+            }
+            Item::Notify { field, generation } => {
+                if self.model.generation(field) != Some(*generation) {
+                    return None;
+                }
+                let value = self.model.read(field).cloned().unwrap_or(Value::Null);
+                let body = json!({ "fields": [{ "field": field, "value": value }] });
+                Some(self.own_request(UpRoute::Notify, Some(body)))
+            }
+            Item::Report(report) => Some(self.own_request(report.route(), report.body())),
+        }
+    }
+
+    fn answer_payload(&self, key: &KeyHash) -> Option<(Subject, Bytes)> {
+        if let Some(request) = self.requests.get(key) {
+            return Some((request.subject.clone(), request.response()?.clone()));
+        }
+        let answer = self.answers.get(key)?;
+        let payload = match &answer.body {
+            Body::Stored(bytes) => Bytes::copy_from_slice(bytes),
+            Body::Observed { req_id, fields } => self.observed_response(req_id, fields),
+        };
+        Some((answer.subject.clone(), payload))
+    }
+
+    pub(super) fn own_request(
+        &mut self,
+        route: UpRoute,
+        body: Option<Value>,
+    ) -> (String, Bytes, Option<ReqId>) {
+        let req_id = self.fresh_req_id();
+        let mut message = serde_json::Map::new();
+        if let Some(body) = body {
+            message.insert("d".into(), body);
+        }
+        let text = serde_json::from_str(req_id.as_json()).expect("a ReqId is JSON text");
+        message.insert("reqId".into(), text);
+        (Topic::own(route).to_string(), Value::Object(message).to_string().into(), Some(req_id))
+    }
+
+    /// A random UUID, from the engine's seed.
+    fn fresh_req_id(&mut self) -> ReqId {
+        let bits = (self.rng.u128(..) & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
+        let hex = format!("{bits:032x}");
+        let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+        ReqId::from_text(&format!("{a}-{b}-{c}-{d}-{e}"))
+    }
+
+    pub(super) fn acknowledged(&mut self, id: PublishId) {
+        match self.outbox.acknowledged(id) {
+            Sent::Answer(key, place) => {
+                self.drop_from_outbox(place);
+                self.answer_arrived(key);
+                if self.answers.get(&key).is_some_and(|answer| answer.class == Class::Passing) {
+                    self.answers.remove(&key);
+                    self.write_lazily(key);
+                }
+                self.prune();
+            }
+            Sent::Own(place) => self.timers.set(Timer::Report(place), self.now.monotonic + RESPONSE_WITHIN),
+            Sent::Other => {}
+        }
+    }
+
+    /// Takes something off the queue. Lazily: losing this only sends it again.
+    pub(super) fn drop_from_outbox(&mut self, place: u64) {
+        if self.outbox.remove(place).is_some() {
+            self.timers.clear(&Timer::Report(place));
+            self.out.writes.push(Write::Unqueue(place));
+        }
+    }
+
+    pub(super) fn own_request_answered(&mut self, response: &Incoming) -> bool {
+        let Some(place) = self.outbox.answered(&response.req_id) else { return false };
+        let Some(entry) = self.outbox.entry(place) else { return false };
+        let (item, attempts) = (entry.item.clone(), entry.attempts);
+        self.timers.clear(&Timer::Report(place));
+        if response.rc.is_success() {
+            self.drop_from_outbox(place);
+            return true;
+        }
+        let is_final = [Code::BAD_REQUEST, Code::FORBIDDEN, Code::NOT_FOUND].contains(&response.rc);
+        if is_final || attempts >= REPORT_ATTEMPTS {
+            self.note("the platform refused a report", &format!("rc {}; it is dropped", response.rc));
+            if let Item::Notify { field, generation } = item
+                && response.rc == Code::NOT_FOUND
+                && self.model.generation(&field) == Some(generation)
+            {
+                self.stop_observing(&field);
+            }
+            self.drop_from_outbox(place);
+            return true;
+        }
+        let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
+        self.outbox.back_off(place);
+        self.timers.set(Timer::Report(place), self.now.monotonic + pause);
+        true
+    }
+
+    pub(super) fn report_due(&mut self, place: u64) {
+        let attempts = self.outbox.entry(place).map_or(0, |entry| entry.attempts);
+        if attempts >= REPORT_ATTEMPTS {
+            self.note("the platform did not answer a report", "it is dropped");
+            return self.drop_from_outbox(place);
+        }
+        self.outbox.retry(place);
+    }
+}
+
+/// How long the platform may take to answer a report. No limit is documented; another client waits 120 s.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a report is sent until it was answered, over one run of the agent.
+const REPORT_ATTEMPTS: u32 = 6;
+
+/// The pause before a refused report is sent again; it doubles each time.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many reports and notifications may wait at once.
+const MAX_OWN_REQUESTS: usize = 512;
+
+/// Largest body of a report, in bytes: it must fit a message beside its reqId.
+const MAX_REPORT_BYTES: usize = MAX_PAYLOAD_BYTES - 1024;

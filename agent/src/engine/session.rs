@@ -1,0 +1,342 @@
+//! Connect, subscribe, manage, renew; and the fence between what waited on the broker and what is live.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use iotdm_core::{Code, Incoming, ReqId, Subject, UpRoute, attribute};
+use serde_json::json;
+use tracing::{debug, error, info, warn};
+
+use crate::journal::Write;
+
+use super::Engine;
+use super::event::{Announcement, Effect, Lost, Timer};
+use super::request::{Stage, restarts};
+use super::time::millis;
+
+/// The connection and what the platform knows of it.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    state: State,
+    epoch: u64,
+    /// Connections in a row that did not last.
+    failures: u32,
+    connected_at: Duration,
+    heard_at: Duration,
+    /// Requests that arrive before the fence may have waited on the broker; what arrives after it is live.
+    fence_lifted: bool,
+    manage: Manage,
+    /// The reqIds of the manage requests of this connection.
+    manage_ids: BTreeSet<ReqId>,
+    manage_attempts: u32,
+    /// Answers below this place of the queue were stored before this connection.
+    answers_before: u64,
+    /// The organization does not know one of our bundles.
+    bundles_refused: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Down,
+    Connecting,
+    Subscribing,
+    Up,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Manage {
+    /// It is to be sent.
+    #[default]
+    Due,
+    /// It was sent, or waits for its next attempt.
+    Waiting,
+    /// The platform answered 200.
+    Managed,
+}
+
+impl Session {
+    pub(super) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    pub(super) fn is_managed(&self) -> bool {
+        self.is_up() && self.manage == Manage::Managed
+    }
+
+    pub(super) fn manage_is_due(&self) -> bool {
+        self.manage == Manage::Due
+    }
+
+    pub(super) fn fence_is_lifted(&self) -> bool {
+        self.fence_lifted
+    }
+
+    /// Whether what waits at this place of the queue was stored before this connection.
+    pub(super) fn is_older(&self, place: u64) -> bool {
+        place < self.answers_before
+    }
+
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.heard_at = now;
+    }
+}
+
+impl Engine {
+    /// Connects once nothing of before is left to judge.
+    pub(super) fn open_session(&mut self) {
+        let judging = self.requests.values().any(|request| matches!(request.stage, Stage::Judging { .. }));
+        if self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
+            self.timers.set(Timer::Connect, self.now.monotonic);
+        }
+    }
+
+    pub(super) fn connect(&mut self) {
+        if self.session.state != State::Down || self.stopping {
+            return;
+        }
+        self.session.state = State::Connecting;
+        self.session.epoch += 1;
+        self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
+        self.effect(Effect::Connect { epoch: self.session.epoch });
+    }
+
+    pub(super) fn connected(&mut self, session_present: bool) {
+        debug!(session_present, "connected");
+        self.session.state = State::Subscribing;
+        self.session.connected_at = self.now.monotonic;
+        self.session.heard_at = self.now.monotonic;
+        self.session.manage = Manage::Due;
+        self.session.manage_ids.clear();
+        self.session.manage_attempts = 0;
+        self.session.fence_lifted = false;
+        if !session_present {
+            // A broker without a session has nothing that waited.
+            self.lift_fence();
+        }
+        self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
+        self.effect(Effect::Subscribe);
+    }
+
+    pub(super) fn subscribed(&mut self, granted: bool) {
+        self.timers.clear(&Timer::Establish);
+        if !granted {
+            error!("the broker refused the subscription to iotdm-1/#: check this client's permissions there");
+            self.effect(Effect::Disconnect);
+            return self.disconnected(Lost::Other);
+        }
+        self.session.state = State::Up;
+        self.session.answers_before = self.outbox.next_place();
+        if !self.session.fence_lifted {
+            self.timers.set(Timer::Fence, self.session.connected_at + FENCE_WITHIN);
+        }
+        if self.is_held() {
+            info!("connected; manage waits for the restart that was promised");
+        }
+    }
+
+    pub(super) fn establish_overran(&mut self) {
+        warn!("the broker did not answer within {ESTABLISH_WITHIN:?}");
+        self.effect(Effect::Disconnect);
+        self.disconnected(Lost::Other);
+    }
+
+    pub(super) fn disconnected(&mut self, lost: Lost) {
+        if self.session.state == State::Down {
+            return;
+        }
+        let lasted = self.now.monotonic.saturating_sub(self.session.connected_at);
+        let stable = self.session.state == State::Up && lasted >= STABLE_AFTER;
+        self.session.failures = if stable { 0 } else { self.session.failures.saturating_add(1) };
+        self.session.state = State::Down;
+        self.session.fence_lifted = false;
+        self.session.manage = Manage::Due;
+        self.deferred.clear();
+        self.outbox.disconnected();
+        for place in self.outbox.superseded() {
+            self.drop_from_outbox(place);
+        }
+        self.timers.clear_session();
+        let pause = match lost {
+            Lost::Credentials => REFUSED_PAUSE + self.jitter(REFUSED_PAUSE),
+            Lost::Other => self.backoff(),
+        };
+        self.timers.set(Timer::Connect, self.now.monotonic + pause);
+        if lost == Lost::Credentials {
+            error!("the broker refused the credentials of this device; trying again in {}", spoken(pause));
+            self.effect(Effect::Announce(Announcement::CredentialsRefused));
+        } else {
+            warn!("not connected; trying again in {}", spoken(pause));
+        }
+        self.effect(Effect::Announce(Announcement::Disconnected));
+    }
+
+    /// Full jitter: a fleet that lost its broker does not come back in step.
+    fn backoff(&mut self) -> Duration {
+        let doublings = self.session.failures.saturating_sub(1).min(16);
+        self.jitter(BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_CAP))
+    }
+
+    fn jitter(&mut self, up_to: Duration) -> Duration {
+        Duration::from_millis(self.rng.u64(0..=millis(up_to)))
+    }
+
+    /// Whether manage must wait: the platform takes the next one as "reboot done" (`docs/protocol.md` §6.2).
+    pub(super) fn is_held(&self) -> bool {
+        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        let promised = holder.and_then(|key| self.requests.get(&key));
+        promised.is_some_and(|request| restarts(&request.route) && request.response().is_some())
+    }
+
+    pub(super) fn hold_ended(&mut self) {
+        if self.session.is_up() {
+            self.session.manage = Manage::Due;
+        }
+    }
+
+    pub(super) fn send_manage(&mut self) {
+        let mut manage = self.settings.manage.clone();
+        let typed = |value| serde_json::from_value(value).ok();
+        manage.device_info = self.model.read(attribute::DEVICE_INFO).cloned().and_then(typed);
+        manage.metadata = self.model.read(attribute::METADATA).cloned();
+        if self.session.bundles_refused {
+            manage.supports.bundles.clear();
+        }
+        let (topic, payload, req_id) = self.own_request(UpRoute::Manage, Some(json!(manage)));
+        let req_id = req_id.expect("an own request has a reqId");
+        if self.session.manage_ids.len() < MAX_MANAGE_IDS {
+            self.session.manage_ids.insert(req_id);
+        }
+        self.session.manage = Manage::Waiting;
+        self.session.manage_attempts += 1;
+        self.timers.set(Timer::Manage, self.now.monotonic + MANAGE_ANSWER_WITHIN);
+        let id = self.outbox.publish_other();
+        self.effect(Effect::Publish { id, topic, payload });
+    }
+
+    /// Takes a response to manage; false when it is none of this connection.
+    pub(super) fn manage_answered(&mut self, response: &Incoming) -> bool {
+        if !self.session.manage_ids.contains(&response.req_id) {
+            return false;
+        }
+        // Whatever it says: it came through the same queue as everything the broker had kept for us.
+        self.lift_fence();
+        let pause = match response.rc {
+            rc if rc.is_success() => return self.managed(rc),
+            Code::FORBIDDEN if !self.session.bundles_refused => {
+                error!("the organization does not know every bundle of custom actions: {}", told(response));
+                self.session.bundles_refused = true;
+                Duration::ZERO
+            }
+            Code::BAD_REQUEST | Code::FORBIDDEN | Code::NOT_FOUND => {
+                error!(rc = %response.rc, "the platform refuses to manage this device: {}", told(response));
+                MANAGE_REFUSED_PAUSE
+            }
+            _ => {
+                warn!(rc = %response.rc, "the platform could not manage this device yet: {}", told(response));
+                MANAGE_PAUSE.saturating_mul(1 << self.session.manage_attempts.min(6))
+            }
+        };
+        self.session.manage = Manage::Waiting;
+        self.timers.set(Timer::Manage, self.now.monotonic + pause);
+        true
+    }
+
+    fn managed(&mut self, rc: Code) -> bool {
+        if rc != Code::OK {
+            warn!(%rc, "manage was answered with an undocumented code; it is taken as success");
+        }
+        self.session.manage = Manage::Managed;
+        self.session.manage_attempts = 0;
+        self.timers.clear(&Timer::Manage);
+        let lifetime = Duration::from_secs(self.settings.manage.lifetime.into());
+        if !lifetime.is_zero() {
+            let margin = (lifetime / 10).max(RENEW_MARGIN).min(lifetime / 2);
+            self.timers.set(Timer::Manage, self.now.monotonic + lifetime - margin);
+        }
+        self.effect(Effect::Announce(Announcement::Managed));
+        true
+    }
+
+    /// When manage is to be renewed, or was not answered.
+    pub(super) fn manage_due(&mut self) {
+        if self.session.is_up() {
+            self.session.manage = Manage::Due;
+        }
+    }
+
+    fn lift_fence(&mut self) {
+        if self.session.fence_lifted {
+            return;
+        }
+        self.session.fence_lifted = true;
+        self.timers.clear(&Timer::Fence);
+        if self.quarantine {
+            info!("nothing old waits on the broker any more: every request is taken again");
+            self.quarantine = false;
+            self.out.writes.push(Write::Quarantine(false));
+            self.out.due = true;
+        }
+        if self.mark.is_none() {
+            self.out.due = true;
+        }
+        self.timers.set(Timer::Mark, self.now.monotonic);
+    }
+
+    pub(super) fn fence_overran(&mut self) {
+        let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
+        if self.is_held() || quiet < FENCE_QUIET {
+            let pause = FENCE_QUIET.saturating_sub(quiet).max(Duration::from_secs(1));
+            return self.timers.set(Timer::Fence, self.now.monotonic + pause);
+        }
+        warn!(
+            "manage was never answered; after {FENCE_WITHIN:?} and a quiet {FENCE_QUIET:?} requests count as live"
+        );
+        self.lift_fence();
+    }
+}
+
+fn told(response: &Incoming) -> String {
+    let message = response.message.as_deref().unwrap_or("no reason was given");
+    message.chars().take(200).collect::<String>().escape_debug().to_string()
+}
+
+fn spoken(pause: Duration) -> String {
+    format!("{:.1} s", pause.as_secs_f64())
+}
+
+/// How long connecting, and then subscribing, may take.
+const ESTABLISH_WITHIN: Duration = Duration::from_secs(30);
+
+/// A connection that lasted this long did not fail: the next attempt comes soon.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// The longest pause before the second attempt; it doubles with each failure.
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+
+/// The longest pause between attempts.
+const BACKOFF_CAP: Duration = Duration::from_secs(2 * 60);
+
+/// The shortest pause after refused credentials: only a person can mend that.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// How long the platform may take to answer manage.
+const MANAGE_ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// The pause after 409 or 5xx; it doubles with each attempt.
+const MANAGE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause after an answer that another attempt alone will not change.
+const MANAGE_REFUSED_PAUSE: Duration = Duration::from_secs(10 * 60);
+
+/// How long before the end of its lifetime manage is renewed, at the least.
+const RENEW_MARGIN: Duration = Duration::from_secs(120);
+
+/// How many manage requests of a connection are remembered.
+const MAX_MANAGE_IDS: usize = 256;
+
+/// How long a connection lasts before the fence may be lifted without an answer to manage.
+const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// How long nothing may have arrived before the fence is lifted so.
+const FENCE_QUIET: Duration = Duration::from_secs(30);

@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use iotdm_core::Report;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::engine::{Age, Fingerprint, KeyHash, Moment};
+
+/// One change to the journal, and, when it is read back, one thing that stands in it.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A request that is not finished, as it stands.
+    Open(KeyHash, Box<OpenRequest>),
+    /// A finished request, or an answer to something that was never one.
+    Done(KeyHash, Box<DoneRequest>),
+    /// Nothing is known of this request any more.
+    Forget(KeyHash),
+    /// Something waits to be sent, at this place of the queue.
+    Queue(u64, Queued),
+    /// Nothing waits there any more.
+    Unqueue(u64),
+    /// An attribute has this value.
+    Attribute(String, Value),
+    /// An attribute is observed, under this generation.
+    Observe(String, u64),
+    /// An attribute is observed no longer.
+    Unobserve(String),
+    /// Whether everything that may not be repeated is refused until the first fence is lifted.
+    Quarantine(bool),
+    /// When this device was last known to have nothing old waiting on the broker.
+    Mark(Moment),
+}
+
+/// A request that is not finished.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// The order of arrival.
+    #[serde(rename = "n")]
+    pub sequence: u64,
+    /// Whose request: the part of its topic between first level and suffix.
+    #[serde(rename = "p", default, skip_serializing_if = "String::is_empty")]
+    pub subject: String,
+    /// Its reqId.
+    #[serde(rename = "i")]
+    pub req_id: Box<RawValue>,
+    /// Its topic's suffix.
+    #[serde(rename = "r")]
+    pub route: String,
+    /// Its body.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub d: Option<Box<RawValue>>,
+    /// Hash of route and body.
+    #[serde(rename = "f", with = "hex16")]
+    pub fingerprint: [u8; 16],
+    /// Which start of the work is under way or next.
+    #[serde(rename = "a")]
+    pub attempt: u32,
+    /// When it arrived.
+    #[serde(rename = "m")]
+    pub arrived: Moment,
+    /// How old it may have been when it arrived.
+    #[serde(rename = "g")]
+    pub age: Age,
+    /// How far it is.
+    #[serde(rename = "s")]
+    pub stage: StageRecord,
+}
+
+/// How far an unfinished request is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum StageRecord {
+    /// Accepted, and started or waiting for a place.
+    #[serde(rename = "r")]
+    Recorded {
+        /// Whether the handler was started.
+        #[serde(rename = "s")]
+        started: bool,
+    },
+    /// Its 202 is stored; the work waits until the broker has it.
+    #[serde(rename = "s")]
+    Settled {
+        /// The 202.
+        #[serde(rename = "r")]
+        response: Box<RawValue>,
+    },
+    /// The work after the 202 has begun.
+    #[serde(rename = "p")]
+    Performing {
+        /// The 202.
+        #[serde(rename = "r")]
+        response: Box<RawValue>,
+        /// The boot it began in.
+        #[serde(rename = "b")]
+        boot: Box<str>,
+    },
+}
+
+/// A finished request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoneRequest {
+    /// The order of arrival.
+    #[serde(rename = "n")]
+    pub sequence: u64,
+    /// Whose request it was.
+    #[serde(rename = "p", default, skip_serializing_if = "String::is_empty")]
+    pub subject: String,
+    /// Hash of route and body.
+    #[serde(rename = "f", with = "hex16")]
+    pub fingerprint: [u8; 16],
+    /// How long it is kept.
+    #[serde(rename = "c")]
+    pub class: Class,
+    /// What a replay gets.
+    #[serde(rename = "r")]
+    pub answer: AnswerRecord,
+    /// How work after a 202 ended, in words; absent when it went well or there was none.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// How long a finished request is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Class {
+    /// It was carried out: while it is among the newest of its kind.
+    #[serde(rename = "e")]
+    Executed,
+    /// It was refused with 409: while it is among the newest of its kind.
+    #[serde(rename = "r")]
+    Refused,
+    /// Nothing ran: until the broker has the answer.
+    #[serde(rename = "p")]
+    Passing,
+}
+
+/// What a replay of a finished request gets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum AnswerRecord {
+    /// These bytes.
+    #[serde(rename = "s")]
+    Stored(Box<RawValue>),
+    /// The current values of the attributes it named.
+    #[serde(rename = "o")]
+    Observed {
+        /// Its reqId.
+        #[serde(rename = "i")]
+        req_id: Box<RawValue>,
+        /// The attributes.
+        #[serde(rename = "f")]
+        fields: Vec<String>,
+    },
+}
+
+/// Something that waits to be sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Queued {
+    /// The answer of this request.
+    #[serde(rename = "a")]
+    Answer(#[serde(with = "hex16")] [u8; 16]),
+    /// The value of an observed attribute.
+    #[serde(rename = "n")]
+    Notify {
+        /// The attribute.
+        #[serde(rename = "f")]
+        field: String,
+        /// The observation it belongs to.
+        #[serde(rename = "g")]
+        generation: u64,
+    },
+    /// A report of the device.
+    #[serde(rename = "r")]
+    Report(Report),
+}
+
+impl From<Fingerprint> for [u8; 16] {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.0
+    }
+}
+
+/// The raw JSON of a body that several places share.
+pub(crate) fn shared(d: Option<Box<RawValue>>) -> Option<Arc<RawValue>> {
+    d.map(Arc::from)
+}
+
+mod hex16 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", u128::from_be_bytes(*bytes)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 16], D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map(u128::to_be_bytes).map_err(D::Error::custom)
+    }
+}

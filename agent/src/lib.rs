@@ -1,0 +1,53 @@
+//! A device-management agent for the Watson IoT / Maximo IoT Device Management Protocol over MQTT.
+//!
+//! ```no_run
+//! use iotdm_agent::{Agent, Config};
+//! use iotdm_core::{Accepted, Context, Empty, Failure, Handler, Performed, Reboot, Refusal, Restart};
+//!
+//! struct Luminaire;
+//!
+//! impl Handler<Reboot> for Luminaire {
+//!     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
+//!         Ok(Accepted)
+//!     }
+//!     async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
+//!         cx.system().restart(Restart::Reboot).await.map_err(|error| Failure::new(error.to_string()))
+//!     }
+//! }
+//!
+//! # async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+//! Agent::builder(config).journal("/var/lib/lumen/journal").on::<Reboot>(Luminaire).build()?.run_until(async {
+//!     let _ = tokio::signal::ctrl_c().await;
+//! }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * **Running**: [`Agent`], its [`Builder`], and [`Device`] for the product's side of it.
+//! * **Configuration**: [`Config`].
+//! * **The journal**: [`journal`] on [`store`]: what must not be forgotten.
+//! * **The engine**: [`engine`], pure: inputs and time in, writes and effects out.
+//! * **The link**: [`link`], the one place that knows rumqttc.
+//! * **The machine**: [`system`].
+//! * **Testing** (feature `testing`): a memory link, a memory store and a thin platform on the paused clock.
+//!
+//! ```text
+//!  broker ─▶ link ─▶ topic + envelope ─▶ engine ──writes──▶ journal ──flush──▶ PUBACK, dispatch ─▶ handler
+//!                                          ▲                                                        │ reply | refusal
+//!         after_ack ◀── journal ◀── engine ◀── PUBACK of the response ◀── publish ◀── flush ◀── journal ◀── engine
+//! ```
+
+mod agent;
+pub mod config;
+mod driver;
+pub mod engine;
+pub mod journal;
+pub mod link;
+pub mod store;
+pub mod system;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use agent::{Agent, BuildError, Builder, Device, State};
+pub use config::{Broker, Config, Limits, Secret, Tls};
+pub use driver::RunError;

@@ -1,0 +1,250 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use iotdm_core::MAX_PAYLOAD_BYTES;
+use rumqttc::mqttbytes::Error as PacketError;
+use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Publish, QoS,
+    StateError, TlsConfiguration, Transport,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::error;
+
+use crate::config::Config;
+use crate::engine::{Lost, PublishId};
+
+use super::tls::client_config;
+use super::{Connection, Link, LinkEvent, TlsError};
+
+/// The real link: MQTT 3.1.1 over TCP or TLS.
+///
+/// rumqttc's own reconnecting drops unacknowledged publishes, sends stale acknowledgements and has no backoff, so each
+/// connection gets a client and an event loop of its own, and both end with it.
+pub struct MqttLink {
+    options: MqttOptions,
+    /// A message above the usual limit came: it is taken once and acknowledged, or it would come back for ever.
+    oversize: Arc<AtomicBool>,
+}
+
+impl MqttLink {
+    /// The link that a configuration describes.
+    pub fn new(config: &Config) -> Result<Self, TlsError> {
+        let broker = &config.broker;
+        let mut options = MqttOptions::new(config.identity.client_id(), &broker.host, broker.port);
+        options
+            .set_keep_alive(broker.keep_alive)
+            .set_clean_session(!broker.durable_session)
+            .set_manual_acks(true)
+            .set_inflight(INFLIGHT_LIMIT)
+            .set_max_packet_size(PACKET_LIMIT_BYTES, PACKET_LIMIT_BYTES);
+        if let Some(token) = &config.token {
+            options.set_credentials(USER_NAME, token.expose());
+        }
+        if let Some(tls) = &broker.tls {
+            let config = TlsConfiguration::Rustls(client_config(tls)?);
+            options.set_transport(Transport::tls_with_config(config));
+        }
+        Ok(Self { options, oversize: Arc::default() })
+    }
+}
+
+impl std::fmt::Debug for MqttLink {
+    // The options hold the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttLink").field("broker", &self.options.broker_address()).finish_non_exhaustive()
+    }
+}
+
+impl Link for MqttLink {
+    fn open(&mut self) -> Box<dyn Connection> {
+        if self.oversize.load(Ordering::Relaxed) {
+            self.options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
+        }
+        let (client, mut event_loop) = AsyncClient::new(self.options.clone(), REQUEST_CAPACITY);
+        let mut network = NetworkOptions::new();
+        // Without it every request costs 40 ms: acknowledgement and answer are two small writes.
+        network.set_tcp_nodelay(true);
+        network.set_connection_timeout(CONNECT_WITHIN.as_secs());
+        event_loop.set_network_options(network);
+
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let submitted = Arc::default();
+        let task = Poller {
+            event_loop,
+            events,
+            submitted: Arc::clone(&submitted),
+            oversize: Arc::clone(&self.oversize),
+        };
+        let task = tokio::spawn(task.run());
+        Box::new(MqttConnection { client, receiver, submitted, task, broken: None })
+    }
+}
+
+/// The driver's end of a connection.
+struct MqttConnection {
+    client: AsyncClient,
+    receiver: mpsc::Receiver<LinkEvent>,
+    /// Publishes handed over and not yet given a packet identifier, in order.
+    submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    task: JoinHandle<()>,
+    /// Why nothing more can be handed over.
+    broken: Option<&'static str>,
+}
+
+impl MqttConnection {
+    fn hand_over(&mut self, result: Result<(), rumqttc::ClientError>) {
+        if result.is_err() {
+            self.broken = Some("the connection takes nothing more");
+        }
+    }
+}
+
+#[async_trait]
+impl Connection for MqttConnection {
+    async fn next(&mut self) -> LinkEvent {
+        if let Some(reason) = self.broken {
+            return LinkEvent::Lost(Lost::Other, reason.into());
+        }
+        let ended = || LinkEvent::Lost(Lost::Other, "the connection ended".into());
+        self.receiver.recv().await.unwrap_or_else(ended)
+    }
+
+    fn try_next(&mut self) -> Option<LinkEvent> {
+        self.receiver.try_recv().ok()
+    }
+
+    fn subscribe(&mut self, filter: &str) {
+        let result = self.client.try_subscribe(filter, QoS::AtLeastOnce);
+        self.hand_over(result);
+    }
+
+    fn acknowledge(&mut self, packet: u16) {
+        let mut publish = Publish::new("", QoS::AtLeastOnce, "");
+        publish.pkid = packet;
+        let result = self.client.try_ack(&publish);
+        self.hand_over(result);
+    }
+
+    fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
+        self.submitted.lock().expect("no holder of the lock panics").push_back(id);
+        let result = self.client.try_publish(topic, QoS::AtLeastOnce, false, payload);
+        self.hand_over(result);
+    }
+
+    fn disconnect(&mut self) {
+        let result = self.client.try_disconnect();
+        self.hand_over(result);
+    }
+}
+
+impl Drop for MqttConnection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl std::fmt::Debug for MqttConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttConnection").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
+
+/// Owns the event loop: it polls and forwards, and does nothing else, so that keep-alive never waits.
+struct Poller {
+    event_loop: EventLoop,
+    events: mpsc::Sender<LinkEvent>,
+    submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    oversize: Arc<AtomicBool>,
+}
+
+impl Poller {
+    async fn run(mut self) {
+        let mut on_their_way: BTreeMap<u16, PublishId> = BTreeMap::new();
+        loop {
+            let event = match self.event_loop.poll().await {
+                Ok(Event::Incoming(packet)) => incoming(packet, &mut on_their_way),
+                Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
+                    let next = self.submitted.lock().expect("no holder of the lock panics").pop_front();
+                    on_their_way.extend(next.map(|id| (packet, id)));
+                    None
+                }
+                Ok(Event::Outgoing(Outgoing::Disconnect)) => {
+                    Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))
+                }
+                Ok(Event::Outgoing(_)) => None,
+                Err(reason) => Some(self.lost(&reason)),
+            };
+            let Some(event) = event else { continue };
+            let last = matches!(event, LinkEvent::Lost(..));
+            if self.events.send(event).await.is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn lost(&self, reason: &ConnectionError) -> LinkEvent {
+        let lost = match reason {
+            ConnectionError::ConnectionRefused(
+                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+            ) => Lost::Credentials,
+            ConnectionError::MqttState(StateError::Deserialization(
+                PacketError::PayloadSizeLimitExceeded(bytes),
+            )) => {
+                error!(
+                    bytes,
+                    "the broker sent more than a message may hold; it will be acknowledged and dropped"
+                );
+                self.oversize.store(true, Ordering::Relaxed);
+                Lost::Other
+            }
+            _ => Lost::Other,
+        };
+        LinkEvent::Lost(lost, reason.to_string())
+    }
+}
+
+fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
+    match packet {
+        Packet::ConnAck(ack) => Some(LinkEvent::Connected { session_present: ack.session_present }),
+        Packet::SubAck(ack) => {
+            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+            Some(LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) })
+        }
+        Packet::Publish(publish) => Some(LinkEvent::Message {
+            packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
+            topic: publish.topic,
+            payload: publish.payload,
+            retained: publish.retain,
+        }),
+        Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
+        _ => None,
+    }
+}
+
+/// The only user name there is (`docs/protocol.md` §1.4).
+const USER_NAME: &str = "use-token-auth";
+
+/// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.
+const PACKET_LIMIT_BYTES: usize = 200_000;
+
+/// Largest packet once an oversize one came, in bytes: the largest that MQTT has.
+const OVERSIZE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
+
+/// How many publishes rumqttc may have on their way. The engine's window is smaller, so that it never refuses one.
+const INFLIGHT_LIMIT: u16 = 100;
+
+/// How many acknowledgements and publishes may wait for the event loop: more than any broker's window and ours.
+const REQUEST_CAPACITY: usize = 8192;
+
+/// How many events may wait for the driver.
+const EVENT_CAPACITY: usize = 1024;
+
+/// How long TCP and TLS may take to connect.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);

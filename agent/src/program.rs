@@ -1,0 +1,73 @@
+//! The reference agent: one TOML file in, an exit code out. Everything a device does is the library's.
+
+mod check;
+mod cli;
+mod config;
+mod exit;
+mod logging;
+mod run;
+mod signals;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{Cli, Command, Parsed};
+use config::{Settings, Surroundings};
+use exit::Exit;
+
+/// Reads the command line and the configuration, and does what was asked for.
+pub(crate) fn main() -> ExitCode {
+    match Cli::parse_args(std::env::args_os()) {
+        Parsed::Cli(cli) => perform(&cli),
+        Parsed::Answered(text) => {
+            say(&text);
+            Exit::Stopped
+        }
+        Parsed::Misused(text) => {
+            complain(&text);
+            Exit::Usage
+        }
+    }
+    .into()
+}
+
+fn perform(cli: &Cli) -> Exit {
+    let mut settings = match Settings::load(cli.command.config(), &Surroundings::of_process()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            complain(&format!("{error}\n"));
+            return Exit::Configuration;
+        }
+    };
+    settings.log = cli.log_settings(settings.log);
+    match &cli.command {
+        Command::Check { config } => {
+            say(&check::describe(config, &settings));
+            Exit::Stopped
+        }
+        Command::Run { .. } => {
+            logging::start(settings.log);
+            for warning in &settings.warnings {
+                tracing::warn!("{warning}");
+            }
+            match run::run(settings) {
+                Ok(()) => Exit::Stopped,
+                Err(error) => {
+                    let exit = Exit::of(&error);
+                    tracing::error!(exit_code = exit.code(), "{error}");
+                    exit
+                }
+            }
+        }
+    }
+}
+
+/// Prints a result. A reader that has gone, such as `| head`, is no reason to fail.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints what keeps the program from running, before there is a log.
+fn complain(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

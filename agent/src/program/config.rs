@@ -1,0 +1,255 @@
+//! The operator's configuration: one TOML file, read into plain settings or into errors that say what to do.
+//!
+//! # Flow
+//! `document` holds the text and finds lines in it, `file` is its shape, `values` are its ranges, `explain` words
+//! what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
+//!
+//! # Guarantees
+//! * Every problem names the file, the line and column, the key, what is wrong and what would be right.
+//! * No secret is in a setting's `Debug` or in an error.
+//! * Whatever is read is bounded.
+//!
+//! # Caveats
+//! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
+
+mod document;
+mod explain;
+mod file;
+mod references;
+mod resolve;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use iotdm_agent::Config;
+use iotdm_core::{Interrupted, Late};
+
+use super::logging::LogSettings;
+pub(crate) use values::plain;
+
+/// Everything the program needs to know, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// What the library needs.
+    pub(crate) config: Config,
+    /// What the platform may ask for; an action without an entry is answered 501.
+    pub(crate) actions: Actions,
+    /// The journal's directory.
+    pub(crate) journal: PathBuf,
+    /// The log.
+    pub(crate) log: LogSettings,
+    /// What is allowed but should be looked at.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads a configuration and every file it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with at least one problem.
+    pub(crate) fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
+        let text = document::read(path)?;
+        let (document, sections) = document::Document::parse(path, &text)?;
+        resolve::resolve(&document, sections, surroundings)
+    }
+}
+
+/// What the process finds around it; tests have their own.
+pub(crate) struct Surroundings<'a> {
+    /// An environment variable.
+    pub(crate) variable: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+impl Surroundings<'static> {
+    /// The real ones.
+    pub(crate) fn of_process() -> Self {
+        Self { variable: &|name| std::env::var_os(name) }
+    }
+}
+
+impl fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
+/// The actions that are enabled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Actions {
+    pub(crate) reboot: Option<RestartAction>,
+    pub(crate) factory_reset: Option<RestartAction>,
+    pub(crate) firmware: Option<FirmwareAction>,
+    pub(crate) diagnostics: Option<DiagnosticsAction>,
+    pub(crate) scripts: Vec<ScriptAction>,
+}
+
+/// Reboot or factory reset.
+#[derive(Clone, Debug)]
+pub(crate) struct RestartAction {
+    /// What does it; always there unless this is a dry run.
+    pub(crate) command: Option<CommandLine>,
+    /// Answers and reports as if, and runs nothing.
+    pub(crate) dry_run: bool,
+    /// How long the work after the 202 may take.
+    pub(crate) budget: Duration,
+    pub(crate) late: Late,
+}
+
+/// Firmware download and update.
+#[derive(Clone, Debug)]
+pub(crate) struct FirmwareAction {
+    /// Where images are kept until they are installed.
+    pub(crate) staging_dir: PathBuf,
+    pub(crate) install_command: CommandLine,
+    /// Restarts with reboot's command when the installation has succeeded.
+    pub(crate) restart_after_install: bool,
+    pub(crate) verify: Verify,
+    pub(crate) max_image_bytes: u64,
+    /// Whether `file://` addresses are fetched.
+    pub(crate) allow_file_uri: bool,
+    /// The authorities that may vouch for the image's server, PEM; the system's when absent.
+    pub(crate) ca_pem: Option<Vec<u8>>,
+    pub(crate) download_budget: Duration,
+    pub(crate) install_budget: Duration,
+    /// For both steps.
+    pub(crate) late: Late,
+}
+
+/// Whether an image needs a verifier (`docs/protocol.md` §6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verify {
+    /// An image without one is refused.
+    #[default]
+    Required,
+    /// An image without one is taken as it is.
+    IfGiven,
+}
+
+/// Diagnostics as custom actions.
+#[derive(Clone, Debug)]
+pub(crate) struct DiagnosticsAction {
+    /// The extension bundle they stand in.
+    pub(crate) bundle: String,
+    pub(crate) late: Late,
+}
+
+/// A program that carries out a custom action.
+#[derive(Clone)]
+pub(crate) struct ScriptAction {
+    pub(crate) bundle: String,
+    pub(crate) action: String,
+    pub(crate) command: CommandLine,
+    /// Where it runs; the root folder when absent.
+    pub(crate) directory: Option<PathBuf>,
+    /// Variables it gets beside `PATH`.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) time_limit: Duration,
+    /// Bytes kept of each of its two outputs.
+    pub(crate) output_limit: usize,
+    pub(crate) interrupted: Interrupted,
+    pub(crate) late: Late,
+}
+
+impl fmt::Debug for ScriptAction {
+    // Environment and arguments may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptAction")
+            .field("bundle", &self.bundle)
+            .field("action", &self.action)
+            .field("program", &self.command.program)
+            .field("args", &self.command.args.len())
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A program and its arguments. There is no shell.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct CommandLine {
+    /// A path, or a name to be found in `PATH`.
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+}
+
+impl fmt::Debug for CommandLine {
+    // Arguments may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandLine").field("program", &self.program).field("args", &self.args.len()).finish()
+    }
+}
+
+impl fmt::Display for CommandLine {
+    /// The program and how many arguments it gets: those may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.program.display())?;
+        match self.args.len() {
+            0 => Ok(()),
+            1 => f.write_str(" with 1 argument"),
+            count => write!(f, " with {count} arguments"),
+        }
+    }
+}
+
+/// Why a configuration cannot be used: one line per problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigError {
+    problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    fn one(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+
+    /// In the order of the file.
+    fn all(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.position);
+        Self { problems }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing to change, as `file:line:column: key: what is wrong; what would be right`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Problem {
+    file: PathBuf,
+    /// Line and column, from 1; none when the whole file is meant.
+    position: Option<(usize, usize)>,
+    /// The key's path; empty when the whole file or its syntax is meant.
+    key: String,
+    message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}

@@ -1,0 +1,292 @@
+//! From sections to settings: defaults, what joins two keys, and the files they name.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+use iotdm_core::{ClientKind, DeviceInfo, Identity};
+
+use super::document::Document;
+use super::file::{self, File};
+use super::values::FilePath;
+use super::{ConfigError, Problem, Settings, Surroundings, references};
+use crate::program::logging::LogSettings;
+
+mod actions;
+mod json;
+
+/// Makes settings of a file's sections.
+///
+/// # Errors
+/// [`ConfigError`] with everything that is wrong, in the order of the file.
+pub(super) fn resolve(
+    document: &Document<'_>,
+    file: File,
+    surroundings: &Surroundings<'_>,
+) -> Result<Settings, ConfigError> {
+    let mut resolver = Resolver::new(document, surroundings);
+    let identity = resolver.identity(&file.device);
+    let token = resolver.token(&file.auth);
+    let broker = resolver.broker(&file.broker, &identity);
+    let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
+    let limits = resolver.limits(&file.journal, &file.limits);
+    let actions = resolver.actions(file.actions);
+    let journal =
+        file.journal.path.map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(&path));
+    let config = Config {
+        identity,
+        broker,
+        token,
+        lifetime: file.management.lifetime.map_or(DEFAULT_LIFETIME, |lifetime| lifetime.get()),
+        device_info: device_info(file.device.info),
+        metadata,
+        limits,
+    };
+    resolver.warn_of_exposure(&config);
+    let log = LogSettings { format: file.log.format, level: file.log.level };
+    if !resolver.problems.is_empty() {
+        return Err(ConfigError::all(resolver.problems));
+    }
+    Ok(Settings { config, actions, journal, log, warnings: resolver.warnings })
+}
+
+struct Resolver<'a> {
+    document: &'a Document<'a>,
+    folder: PathBuf,
+    surroundings: &'a Surroundings<'a>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Resolver<'a> {
+    fn new(document: &'a Document<'a>, surroundings: &'a Surroundings<'a>) -> Self {
+        let folder = document.folder();
+        Self { document, folder, surroundings, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push(self.document.problem(key, message));
+    }
+
+    /// A value, or its problem and nothing.
+    fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.problem(key, message)).ok()
+    }
+
+    /// A path of the file, from the file's folder on.
+    fn path(&self, path: &FilePath) -> PathBuf {
+        self.folder.join(&path.0)
+    }
+
+    fn credentials(&self) -> Option<OsString> {
+        // Every path starts with an empty one.
+        (self.surroundings.variable)(CREDENTIALS_DIRECTORY).filter(|folder| !folder.is_empty())
+    }
+
+    fn identity(&mut self, device: &file::Device) -> Identity {
+        if device.org.0.as_str() == QUICKSTART {
+            self.problem(
+                "device.org",
+                "quickstart has no device management; write the id of an organization of your own",
+            );
+        }
+        Identity {
+            kind: ClientKind::Device,
+            org: device.org.0.clone(),
+            type_id: device.r#type.0.clone(),
+            device_id: device.id.0.clone(),
+        }
+    }
+
+    fn token(&mut self, auth: &file::Auth) -> Option<Secret> {
+        if auth.token.is_some() {
+            self.problem(
+                "auth.token",
+                "the token itself does not belong here, where backups and colleagues read it; put it into a file \
+                 with mode 0600 and name that with token_file, or into an environment variable and name that with \
+                 token_env. Change the token if this file has been shared",
+            );
+        }
+        match (&auth.token_file, &auth.token_env) {
+            (Some(_), Some(_)) => {
+                self.problem("auth.token_env", "token_file is given too; keep one of the two");
+                None
+            }
+            (Some(file), None) => {
+                let token = references::token_file(&self.path(file), self.credentials().as_deref());
+                self.keep("auth.token_file", token)
+            }
+            (None, Some(name)) => {
+                let name = &name.0;
+                let token = match (self.surroundings.variable)(name).map(OsString::into_string) {
+                    None => {
+                        Err(format!("the environment has no variable {name}; set it to the device's token"))
+                    }
+                    Some(Err(_)) => {
+                        Err(format!("variable {name} is not text; it must hold the device's token"))
+                    }
+                    Some(Ok(text)) => {
+                        references::token(&text).map_err(|reason| format!("variable {name} {reason}"))
+                    }
+                };
+                self.keep("auth.token_env", token)
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn broker(&mut self, broker: &file::Broker, identity: &Identity) -> Broker {
+        let with_tls = broker.tls.unwrap_or(true);
+        let tls = with_tls.then(|| self.tls(broker));
+        if !with_tls {
+            self.refuse_tls_keys(broker);
+        }
+        let default_port = if with_tls { 8883 } else { 1883 };
+        Broker {
+            host: broker
+                .host
+                .as_ref()
+                .map_or_else(|| format!("{}{DEFAULT_DOMAIN}", identity.org), |host| host.0.clone()),
+            port: broker.port.as_ref().map_or(default_port, |port| {
+                u16::try_from(port.get()).expect("the range of a port ends at 65535")
+            }),
+            tls,
+            keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
+            durable_session: broker.durable_session.unwrap_or(true),
+        }
+    }
+
+    fn tls(&mut self, broker: &file::Broker) -> Tls {
+        let ca_pem = self.authorities("broker.ca_file", broker.ca_file.as_ref());
+        let chain = broker.client_certificate.as_ref().and_then(|path| {
+            let chain = references::certificates(&self.path(path));
+            self.keep("broker.client_certificate", chain)
+        });
+        let key = broker.client_key.as_ref().and_then(|path| {
+            let key = references::private_key(&self.path(path), self.credentials().as_deref());
+            self.keep("broker.client_key", key)
+        });
+        match (&broker.client_certificate, &broker.client_key) {
+            (Some(_), None) => self.problem(
+                "broker.client_certificate",
+                "has no key; add client_key with the path of its private key",
+            ),
+            (None, Some(_)) => self.problem(
+                "broker.client_key",
+                "has no certificate; add client_certificate with the path of its chain",
+            ),
+            _ => {}
+        }
+        Tls { ca_pem, client_pem: chain.zip(key) }
+    }
+
+    fn refuse_tls_keys(&mut self, broker: &file::Broker) {
+        let keys = [
+            ("broker.ca_file", &broker.ca_file),
+            ("broker.client_certificate", &broker.client_certificate),
+            ("broker.client_key", &broker.client_key),
+        ];
+        for (key, value) in keys {
+            if value.is_some() {
+                self.problem(key, "is of no use with tls = false; remove it, or set tls = true");
+            }
+        }
+    }
+
+    fn authorities(&mut self, key: &str, path: Option<&FilePath>) -> Option<Vec<u8>> {
+        let authorities = references::authorities(&self.path(path?));
+        self.keep(key, authorities)
+    }
+
+    fn limits(&mut self, journal: &file::Journal, limits: &file::Limits) -> Limits {
+        let default = Limits::default();
+        let chosen = Limits {
+            running: limits.running.as_ref().map_or(default.running, |number| number.get_usize()),
+            pending: limits.pending.as_ref().map_or(default.pending, |number| number.get_usize()),
+            kept_executed: journal
+                .kept_executed
+                .as_ref()
+                .map_or(default.kept_executed, |number| number.get_usize()),
+            kept_refused: journal
+                .kept_refused
+                .as_ref()
+                .map_or(default.kept_refused, |number| number.get_usize()),
+            kept_bytes: journal.kept_bytes.as_ref().map_or(default.kept_bytes, |number| number.get_usize()),
+            outbox: limits.outbox.as_ref().map_or(default.outbox, |number| number.get_usize()),
+            shutdown_grace: limits.shutdown_grace.as_ref().map_or(default.shutdown_grace, |time| time.get()),
+        };
+        if chosen.running > chosen.pending {
+            let (running, pending) = (chosen.running, chosen.pending);
+            let key = if limits.pending.is_some() { "limits.pending" } else { "limits.running" };
+            self.problem(
+                key,
+                format!(
+                    "pending counts the running ones too: pending {pending} cannot be below running {running}"
+                ),
+            );
+        }
+        chosen
+    }
+
+    /// What an operator may want, and should know of.
+    fn warn_of_exposure(&mut self, config: &Config) {
+        let local = is_local(&config.broker.host);
+        if config.broker.tls.is_none() && config.token.is_some() && !local {
+            self.warnings.push(format!(
+                "broker.tls is false: the token travels to {} for everybody to read",
+                config.broker.host
+            ));
+        }
+        let has_certificate = config.broker.tls.as_ref().is_some_and(|tls| tls.client_pem.is_some());
+        if config.token.is_none() && !has_certificate && !local {
+            self.warnings
+                .push("there is neither a token nor a client certificate: few brokers accept that".into());
+        }
+        if !config.broker.durable_session {
+            self.warnings.push(
+                "broker.durable_session is false: what the platform asks for while the device is away is lost".into(),
+            );
+        }
+    }
+}
+
+fn device_info(info: file::DeviceInfo) -> DeviceInfo {
+    DeviceInfo {
+        serial_number: info.serial_number,
+        manufacturer: info.manufacturer,
+        model: info.model,
+        device_class: info.device_class,
+        description: info.description,
+        fw_version: info.fw_version,
+        hw_version: info.hw_version,
+        descriptive_location: info.descriptive_location,
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a program can be found and is a file: a path as it is, a name along `PATH`.
+fn can_be_found(program: &Path, search: Option<OsString>) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    search.is_some_and(|search| std::env::split_paths(&search).any(|folder| folder.join(program).is_file()))
+}
+
+/// The organization of IBM's trial service (`docs/protocol.md` §1.4).
+const QUICKSTART: &str = "quickstart";
+
+/// What follows the organization in the broker's name (`docs/protocol.md` §1.1).
+const DEFAULT_DOMAIN: &str = ".messaging.internetofthings.ibmcloud.com";
+
+const DEFAULT_JOURNAL: &str = "/var/lib/iotdm-agent/journal";
+
+const DEFAULT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+
+/// The SDKs' own (`docs/protocol.md` §1.5).
+const DEFAULT_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Where systemd tells a service the folder of its credentials.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::reply::Reply;
+use crate::topic::Route;
+
+/// One thing the platform may ask of this device.
+///
+/// A product declares its own in a few lines and gets routing, decoding with precise 400 messages, a schema, time
+/// budgets, replay protection and the `supports` flag of manage with it:
+///
+/// ```
+/// use iotdm_core::{Action, Finished, Interrupted, Route};
+///
+/// /// Turns the lamp to a colour.
+/// struct SetColour;
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Colour {
+///     name: String,
+/// }
+///
+/// impl Action for SetColour {
+///     const ROUTE: Route = Route::custom("lamp", "setColour");
+///     const INTERRUPTED: Interrupted = Interrupted::RunAgain; // setting a colour twice is harmless
+///     type Request = Colour;
+///     type Reply = Finished<()>;
+/// }
+/// ```
+///
+/// The request of a custom action is written from the platform's `d.fields` list: each `{field, value}` becomes one
+/// member (`docs/protocol.md` §5.6).
+pub trait Action: Sized + 'static {
+    /// Where it is asked for.
+    const ROUTE: Route;
+    /// How long [`handle`](crate::Handler::handle) may take; then it is cancelled and the answer is 500.
+    const BUDGET: Duration = Duration::from_secs(30);
+    /// How long [`after_ack`](crate::Handler::after_ack) may take; then it is cancelled and recorded as failed.
+    const PERFORM_BUDGET: Duration = Duration::from_secs(30 * 60);
+    /// What becomes of a request that waited while the device was away.
+    const LATE: Late = Late::Run;
+    /// What a crash in the middle of `handle` means.
+    const INTERRUPTED: Interrupted = Interrupted::Refuse;
+    /// How often the work may be started in all, crashes included.
+    const ATTEMPTS: u32 = 3;
+    /// What the platform sends as `d`.
+    type Request: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// What it gets back; the type is the code: [`Accepted`](crate::Accepted) 202, [`Changed`](crate::Changed) 204,
+    /// [`Finished`](crate::Finished) 200.
+    type Reply: Reply;
+}
+
+/// A request without a body. Members that are there all the same are ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Empty {}
+
+/// What becomes of a request that waited on the broker while the device was away (`docs/protocol.md` §1.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It runs, as the protocol's documents say.
+    Run,
+    /// It is refused with 409 when it may be older than this. Requests carry no timestamp: the age is an upper bound,
+    /// so that a fresh one may be refused, and an old one never runs.
+    RefuseAfter(Duration),
+}
+
+/// What an interruption of `handle` by a crash or a restart means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It may have happened: it is not started again, and the answer is 500.
+    Refuse,
+    /// Doing it again does no harm: it is started again, up to [`Action::ATTEMPTS`].
+    RunAgain,
+}
+
+/// Whether work comes before the answer or after it (`docs/protocol.md` §9 point 17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phases {
+    /// Custom actions: the work, then 200 or 204.
+    WorkThenAnswer,
+    /// Reboot, reset, firmware: 202, then the work.
+    AnswerThenWork,
+}
+
+/// An action's rules as the engine needs them; the configuration may change the budgets and the late policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Work before the answer, or after it.
+    pub phases: Phases,
+    /// See [`Action::BUDGET`].
+    pub budget: Duration,
+    /// See [`Action::PERFORM_BUDGET`].
+    pub perform_budget: Duration,
+    /// See [`Action::LATE`].
+    pub late: Late,
+    /// See [`Action::INTERRUPTED`].
+    pub interrupted: Interrupted,
+    /// See [`Action::ATTEMPTS`].
+    pub attempts: u32,
+}
+
+impl Policy {
+    /// The rules an action declares.
+    pub fn of<A: Action>() -> Self {
+        Self {
+            phases: <A::Reply as Reply>::PHASES,
+            budget: A::BUDGET,
+            perform_budget: A::PERFORM_BUDGET,
+            late: A::LATE,
+            interrupted: A::INTERRUPTED,
+            attempts: A::ATTEMPTS,
+        }
+    }
+}

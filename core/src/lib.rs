@@ -1,0 +1,53 @@
+//! The contract of the iotdm device-management agent: what travels, what may be asked, and who answers.
+//!
+//! ```
+//! use iotdm_core::{Accepted, Context, Empty, Handler, Reboot, Refusal};
+//!
+//! struct Luminaire;
+//!
+//! impl Handler<Reboot> for Luminaire {
+//!     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
+//!         Ok(Accepted)
+//!     }
+//! }
+//! ```
+//!
+//! * **The wire**: [`Topic`], [`Route`], [`Envelope`], [`Response`]: parsed once at the edge, built from one place.
+//! * **Actions**: [`Action`] names what the platform may ask; its reply *type* is the code it answers with.
+//! * **Handlers**: [`Handler`] carries an action out; [`Context`] is all it sees of the agent.
+//! * **The table**: [`Table`] is typed where handlers are registered and erased where requests are routed.
+//! * **The device model**: [`DeviceInfo`], [`Location`], [`Firmware`]: attributes as `docs/protocol.md` §4 and §5 have them.
+//! * **The system**: [`System`] is the seam to clocks, boot identity, restarts and child processes.
+//!
+//! Architecture invariant: nothing in this crate does I/O, spawns a task or reads a clock.
+
+mod action;
+mod actions;
+mod envelope;
+mod handler;
+mod identity;
+mod model;
+mod reply;
+mod report;
+mod req_id;
+mod response;
+mod system;
+mod table;
+mod topic;
+
+pub use action::{Action, Empty, Interrupted, Late, Phases, Policy};
+pub use actions::{
+    AttributeValue, Cancel, CancelRequest, DeviceUpdate, Download, FactoryReset, FieldName, Observe,
+    ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
+};
+pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
+pub use handler::{Bundle, Context, ContextParts, Handler, Recovery, Services, ServicesGone};
+pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
+pub use model::{DeviceInfo, Firmware, FirmwareState, Location, UnknownNumber, UpdateStatus, attribute};
+pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply, ReplyParts};
+pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
+pub use req_id::ReqId;
+pub use response::{Code, Incoming, Response};
+pub use system::{BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Restart, RestartError, System};
+pub use table::{Decision, Erased, Table, TableError};
+pub use topic::{Direction, Route, Subject, Topic, UpRoute};

@@ -1,0 +1,152 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::reply::Performed;
+
+/// The seam to the machine: clocks, boot identity, restarts, child processes. Tests put their own behind it.
+#[async_trait]
+pub trait System: fmt::Debug + Send + Sync + 'static {
+    /// Wall-clock time since the Unix epoch. It may jump, and may be wrong until the network has set it.
+    fn wall_clock(&self) -> Duration;
+
+    /// Time since this boot, sleep included. It never jumps.
+    fn uptime(&self) -> Duration;
+
+    /// Which boot this is: another value after every restart of the machine.
+    fn boot_id(&self) -> BootId;
+
+    /// Begins a restart. [`Performed::Restarting`] when the machine is about to go down, [`Performed::Complete`] when
+    /// this is a dry run and nothing will happen.
+    async fn restart(&self, kind: Restart) -> Result<Performed, RestartError>;
+
+    /// Runs a child process within its bounds. Dropping the future kills its whole process group.
+    async fn run(&self, child: ChildProcess) -> Result<ChildOutput, ChildError>;
+}
+
+/// A boot's identity. On Linux the kernel gives one out at every start.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootId(pub Arc<str>);
+
+/// What kind of restart is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Restart {
+    /// A restart.
+    Reboot,
+    /// A return to the delivery state, then a restart.
+    FactoryReset,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reboot => "reboot",
+            Self::FactoryReset => "factory reset",
+        })
+    }
+}
+
+/// Why no restart could be begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestartError {
+    /// This system was given no way to do it.
+    #[error("no way to carry out a {0} is configured")]
+    NotConfigured(Restart),
+    /// The command for it did not work.
+    #[error("the {kind} command failed: {reason}")]
+    Command {
+        /// What was asked for.
+        kind: Restart,
+        /// What the command said.
+        reason: String,
+    },
+}
+
+/// A child process and its bounds. There is no shell: arguments reach the program as they stand.
+#[derive(Clone)]
+pub struct ChildProcess {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments, without the program's own name.
+    pub args: Vec<String>,
+    /// What it reads on standard input.
+    pub stdin: Vec<u8>,
+    /// Variables it gets beside `PATH`; nothing else of the agent's environment is passed on.
+    pub env: BTreeMap<String, String>,
+    /// Where it runs; the root folder when absent.
+    pub directory: Option<PathBuf>,
+    /// After this its process group gets TERM, and KILL a little later.
+    pub time_limit: Duration,
+    /// How much of standard output and of standard error each is kept, in bytes; the rest is read and dropped.
+    pub output_limit: usize,
+}
+
+impl fmt::Debug for ChildProcess {
+    // Standard input and environment may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildProcess")
+            .field("program", &self.program)
+            .field("args", &self.args.len())
+            .field("stdin_bytes", &self.stdin.len())
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a child process left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildOutput {
+    /// How it ended.
+    pub exit: ChildExit,
+    /// The kept start of its standard output.
+    pub stdout: Vec<u8>,
+    /// The kept start of its standard error.
+    pub stderr: Vec<u8>,
+    /// Whether more was written than was kept.
+    pub truncated: bool,
+}
+
+/// How a child process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildExit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl fmt::Display for ChildExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// Why a child process gave no output.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// It could not be started.
+    #[error("{program} could not be started: {reason}")]
+    NotStarted {
+        /// The executable.
+        program: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// It was ended at its time limit.
+    #[error("{program} was ended after its limit of {limit:?}")]
+    TimedOut {
+        /// The executable.
+        program: String,
+        /// The limit.
+        limit: Duration,
+    },
+}

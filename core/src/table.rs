@@ -1,0 +1,243 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::action::{Action, Policy};
+use crate::handler::{Bundle, Context, Handler, Recovery};
+use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
+use crate::report::Supports;
+use crate::topic::Route;
+
+/// The dispatch table: typed where handlers are registered, erased where requests are routed.
+///
+/// Architecture invariant: request bodies of handlers are decoded here and nowhere else.
+#[derive(Default)]
+pub struct Table {
+    entries: BTreeMap<Route, Entry>,
+}
+
+struct Entry {
+    policy: Policy,
+    handler: Arc<dyn Erased>,
+}
+
+impl Table {
+    /// An empty table: every request is answered 404 or 501.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers a handler where its action is asked for.
+    pub fn on<A: Action>(&mut self, handler: impl Handler<A>) -> Result<(), TableError> {
+        self.on_route::<A>(A::ROUTE, Policy::of::<A>(), handler)
+    }
+
+    /// Registers a handler for a route and rules that are known only at run time, such as a script's.
+    pub fn on_route<A: Action>(
+        &mut self,
+        route: Route,
+        policy: Policy,
+        handler: impl Handler<A>,
+    ) -> Result<(), TableError> {
+        if matches!(route, Route::Response | Route::DeviceUpdate | Route::Observe | Route::Cancel) {
+            return Err(TableError::OwnRoute(route));
+        }
+        if !route.is_well_formed() {
+            return Err(TableError::Malformed(route));
+        }
+        if self.entries.contains_key(&route) {
+            return Err(TableError::Duplicate(route));
+        }
+        let handler = Arc::new(Typed::<A, _> { route: route.clone(), handler, action: PhantomData });
+        self.entries.insert(route, Entry { policy, handler });
+        Ok(())
+    }
+
+    /// Registers several actions that share state.
+    pub fn with(&mut self, bundle: impl Bundle) -> Result<(), TableError> {
+        bundle.register(self)
+    }
+
+    /// The handler of a route.
+    pub fn handler(&self, route: &Route) -> Option<Arc<dyn Erased>> {
+        self.entries.get(route).map(|entry| entry.handler.clone())
+    }
+
+    /// The rules of every route.
+    pub fn policies(&self) -> impl Iterator<Item = (&Route, &Policy)> {
+        self.entries.iter().map(|(route, entry)| (route, &entry.policy))
+    }
+
+    /// A route's rules, to be overridden by the configuration.
+    pub fn policy_mut(&mut self, route: &Route) -> Option<&mut Policy> {
+        self.entries.get_mut(route).map(|entry| &mut entry.policy)
+    }
+
+    /// The `supports` flags of manage: one of the two actions of a pair is enough, the other answers 501.
+    pub fn supports(&self) -> Supports {
+        let has = |route: &Route| self.entries.contains_key(route);
+        let bundles = self.entries.keys().filter_map(|route| match route {
+            Route::Custom { bundle, .. } => Some((bundle.to_string(), true)),
+            _ => None,
+        });
+        Supports {
+            device_actions: has(&Route::Reboot) || has(&Route::FactoryReset),
+            firmware_actions: has(&Route::FirmwareDownload) || has(&Route::FirmwareUpdate),
+            bundles: bundles.collect(),
+        }
+    }
+
+    /// A JSON Schema of every action: `{ "<topic suffix>": { "request": …, "reply": … } }`.
+    pub fn schemas(&self) -> Value {
+        let schema = |(route, entry): (&Route, &Entry)| {
+            let mut generator = SchemaGenerator::default();
+            let (request, reply) = entry.handler.schemas(&mut generator);
+            let definitions = generator.take_definitions(true);
+            (route.to_string(), json!({ "request": request, "reply": reply, "$defs": definitions }))
+        };
+        Value::Object(self.entries.iter().map(schema).collect())
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.entries.keys().map(ToString::to_string)).finish()
+    }
+}
+
+/// Why a handler cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// Two handlers for one route.
+    #[error("two handlers are registered for {0}")]
+    Duplicate(Route),
+    /// A custom action's ids are outside the grammar, or the route is not one.
+    #[error("{0} is no route: bundle and action have 1 to 255 characters of a-z A-Z 0-9 - _ .")]
+    Malformed(Route),
+    /// The agent's own device model answers these.
+    #[error("{0} is answered by the agent's device model")]
+    OwnRoute(Route),
+}
+
+/// What a handler decided.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// It said yes.
+    Replied(ReplyParts),
+    /// It said no.
+    Refused(Refusal),
+    /// The body does not fit the action: the handler never saw it.
+    Undecodable(Refusal),
+}
+
+/// A handler without its types: the one seam between typed actions and the engine.
+#[async_trait]
+pub trait Erased: Send + Sync {
+    /// Decodes, then [`Handler::handle`].
+    async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision;
+    /// Decodes, then [`Handler::after_ack`].
+    async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure>;
+    /// Decodes, then [`Handler::recover`].
+    async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery;
+    /// The schemas of request and reply.
+    fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>);
+}
+
+struct Typed<A, H> {
+    route: Route,
+    handler: H,
+    action: PhantomData<fn() -> A>,
+}
+
+#[async_trait]
+impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
+    async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
+        let request = match decode(&self.route, d) {
+            Ok(request) => request,
+            Err(refusal) => return Decision::Undecodable(refusal),
+        };
+        let reply = self.handler.handle(cx, &request).await;
+        reply.and_then(Reply::into_parts).map_or_else(Decision::Refused, Decision::Replied)
+    }
+
+    async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
+        let request = decode(&self.route, d).map_err(|refusal| Failure::new(refusal.to_string()))?;
+        self.handler.after_ack(cx, &request).await
+    }
+
+    async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
+        match decode(&self.route, d) {
+            Ok(request) => self.handler.recover(cx, &request).await,
+            // The request was taken by an older program and means nothing to this one.
+            Err(_) => Recovery::Abandon,
+        }
+    }
+
+    fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
+        (generator.subschema_for::<A::Request>(), <A::Reply as Reply>::schema(generator))
+    }
+}
+
+/// Decodes a body; the refusal says where it does not fit.
+pub(crate) fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
+    let body: Value = match d {
+        None => Value::Object(Map::new()),
+        Some(raw) => {
+            serde_json::from_str(raw.get()).map_err(|error| Refusal::bad_request(format!("d: {error}")))?
+        }
+    };
+    let body = match route {
+        Route::Custom { .. } => parameters(body)?,
+        _ => body,
+    };
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." { "d".to_owned() } else { format!("d.{path}") };
+        Refusal::bad_request(format!("{place}: {}", error.inner()))
+    })
+}
+
+/// The parameters of a custom action: `d.fields` as one object (`docs/protocol.md` §5.6).
+fn parameters(body: Value) -> Result<Value, Refusal> {
+    let Value::Object(mut body) = body else {
+        return Err(Refusal::bad_request("d: expected an object with the list `fields`"));
+    };
+    let fields = match body.remove("fields") {
+        None => return Ok(Value::Object(Map::new())),
+        Some(Value::Array(fields)) => fields,
+        Some(_) => return Err(Refusal::bad_request("d.fields: expected a list of {field, value}")),
+    };
+    let mut parameters = Map::new();
+    for (index, field) in fields.into_iter().enumerate() {
+        let Value::Object(mut pair) = field else {
+            return Err(Refusal::bad_request(format!("d.fields[{index}]: expected {{field, value}}")));
+        };
+        let (Some(Value::String(name)), Some(value)) = (pair.remove("field"), pair.remove("value")) else {
+            return Err(Refusal::bad_request(format!(
+                "d.fields[{index}]: expected a text `field` and a `value`"
+            )));
+        };
+        if parameters.insert(name, value).is_some() {
+            return Err(Refusal::bad_request(format!("d.fields[{index}]: this field stands twice")));
+        }
+    }
+    Ok(Value::Object(parameters))
+}
+
+impl Table {
+    /// Decodes the body of one of the actions that the agent's device model carries out.
+    pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
+        decode(&A::ROUTE, d)
+    }
+}
+
+#[cfg(test)]
+mod tests;

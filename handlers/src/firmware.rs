@@ -1,0 +1,180 @@
+//! Firmware: fetches the image that `mgmt.firmware` describes, proves it and has it installed (`docs/protocol.md`
+//! §6.3).
+//!
+//! ```
+//! # fn bundle() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use iotdm_core::Table;
+//! use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
+//!
+//! let install = InstallOptions::new(["/usr/bin/rauc", "install", "{image}"]);
+//! let install = InstallOptions { restart_after_install: true, ..install };
+//! let options = FirmwareOptions { install: Some(install), ..FirmwareOptions::new("/var/lib/iotdm/firmware") };
+//! let mut table = Table::new();
+//! table.with(Firmware::new(options, Arc::new(HttpFetcher::new()))?)?;
+//! # Ok(())
+//! # }
+//! # bundle().unwrap();
+//! ```
+//!
+//! # Flow
+//! ```text
+//!  download ─ 202 ─▶ state 1 ─▶ image.part ─▶ synced, proved ─▶ image ─▶ state 2
+//!  update ─ 202 ─▶ updateStatus 1 ─▶ proved again ─▶ command ─▶ [installed.json ─▶ restart ─▶ check] ─▶ state 0
+//! ```
+//!
+//! # Guarantees
+//! * An image reaches the install command only after its checksum was right twice: when it had arrived, and again
+//!   right before the command, read back from storage both times.
+//! * A failure is one change of the attribute, and so one notify: state 0 and the reason in `updateStatus`.
+//! * State 1 with nobody downloading, and state 2 without the image, do not lock the device: the next download is
+//!   taken. They are what a request leaves that ran out of attempts, or a staging folder that somebody emptied.
+//!
+//! # After a crash
+//! Each row: the last thing that is durable, and what the next start does.
+//!
+//! | download: last durable step | state | `recover` says | what happens then |
+//! |---|---|---|---|
+//! | 202 delivered | 0 | run again | starts |
+//! | state 1 | 1 | run again | starts |
+//! | `image.json` | 1 | run again | starts |
+//! | some of `image.part` | 1 | run again | goes on behind it, if the server still has exactly this image; else from 0 |
+//! | all of `image.part` | 1 | run again | proves it; if a power cut damaged it, fetches it once more from 0 |
+//! | `image` | 1 | run again | proves it and reports state 2 |
+//! | state 2 | 2 | done | |
+//! | state 0 with a reason | 0 | run again | one more try: the failure itself is repeated or was transient |
+//!
+//! | update: last durable step | state, status | `recover` says | what happens then |
+//! |---|---|---|---|
+//! | 202 delivered | 2, 0 | run again | starts |
+//! | status 1, command perhaps begun | 2, 1 | repeatable: run again | the command runs once more |
+//! | | | else: abandon | state 0, status 5 |
+//! | `installed.json`, same boot | 2, 1 | run again | does not install again: restarts |
+//! | `installed.json`, another boot | 2, 1 | done, or abandon | `check` decides: state 0, status 0 or 5 |
+//! | state 0, status 0 | 0, 0 | done | files are removed |
+//! | state 0 with a reason | 0, 5 or 2 | abandon | files are removed |
+//!
+//! A command that ended well right before a power cut, with no `installed.json` yet, counts as interrupted.
+//!
+//! # Caveats
+//! * The protocol names no algorithm for the verifier: SHA-256 and SHA-512 are taken, MD5 and SHA-1 are answered 400.
+//! * A checksum proves that the image is the one the platform spoke of, not who made it: signatures are the install
+//!   command's.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use iotdm_core::{Bundle, Context, Download, Table, TableError, Update};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
+
+mod download;
+mod fetch;
+mod http;
+mod image;
+mod install;
+mod options;
+mod staging;
+mod state;
+mod transfer;
+mod verify;
+
+pub use fetch::{FetchError, FetchRequest, Fetcher, Piece, Resume};
+pub use http::{HttpFetcher, HttpFetcherError};
+pub use options::{FirmwareOptions, FirmwareOptionsError, InstallOptions, Progress, Verification};
+
+use download::Downloads;
+use image::Image;
+use install::Installs;
+use staging::Staging;
+use verify::Verdict;
+
+/// Firmware download and, where an install command is given, update. See the [module](self).
+pub struct Firmware {
+    shared: Arc<Shared>,
+}
+
+impl Firmware {
+    /// With these options; `http:` and `https:` addresses go through the fetcher.
+    pub fn new(options: FirmwareOptions, fetcher: Arc<dyn Fetcher>) -> Result<Self, FirmwareOptionsError> {
+        options.check()?;
+        let staging = Staging::new(options.staging.clone());
+        let shared = Shared { options, staging, fetcher, running: Arc::default() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Bundle for Firmware {
+    fn register(self, table: &mut Table) -> Result<(), TableError> {
+        if let Some(install) = self.shared.options.install.clone() {
+            table.on::<Update>(Installs::new(self.shared.clone(), install))?;
+        }
+        table.on::<Download>(Downloads::new(self.shared))
+    }
+}
+
+impl fmt::Debug for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Firmware").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}
+
+/// What both actions stand on.
+struct Shared {
+    options: FirmwareOptions,
+    staging: Staging,
+    fetcher: Arc<dyn Fetcher>,
+    /// Held while one of the two works on the staging folder. The agent runs one firmware action of a device at a
+    /// time; this keeps the folder safe where one staging folder serves several devices of a gateway, or where the
+    /// blocking part of an action outlives it for a moment.
+    running: Arc<Mutex<()>>,
+}
+
+impl Shared {
+    /// The right to work in the staging folder, if nobody has it.
+    fn occupy(&self) -> Option<Running> {
+        self.running.clone().try_lock_owned().ok().map(Arc::new)
+    }
+
+    /// Blocking work in the staging folder, which stays occupied until it has ended.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        running: &Running,
+        work: impl FnOnce(&CancellationToken) -> T + Send + 'static,
+    ) -> T {
+        let running = running.clone();
+        cx.blocking(move |stop| {
+            let _running = running;
+            work(stop)
+        })
+        .await
+    }
+
+    /// Whether exactly this image is here, complete.
+    async fn holds(&self, cx: &Context, image: &Image) -> bool {
+        let (staging, image) = (self.staging.clone(), image.clone());
+        cx.blocking(move |_| staging.holds(&image)).await
+    }
+
+    /// Compares a file with the image's verifier; without one every file is taken for genuine.
+    async fn prove(
+        &self,
+        cx: &Context,
+        image: &Image,
+        running: &Running,
+        file: PathBuf,
+    ) -> io::Result<Verdict> {
+        let Some(verifier) = image.verifier.clone() else { return Ok(Verdict::Genuine) };
+        self.blocking(cx, running, move |stop| verifier.check(&file, stop)).await
+    }
+}
+
+/// Held by an action and by each blocking piece of its work.
+type Running = Arc<OwnedMutexGuard<()>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// Brings the bytes of an image here, from where and however a device gets them.
+///
+/// # Flow
+/// One call is one attempt. It gives its sink one [`Piece::Start`], then [`Piece::Bytes`] in order, and returns `Ok`
+/// when the source has ended by its own rules. Attempts, pauses, limits, storage and verification are the caller's.
+///
+/// # Assumptions
+/// It runs on a thread that may block. It looks at [`FetchRequest::cancellation`] at least once a second and returns
+/// [`FetchError::Stopped`] then, or when the sink says [`ControlFlow::Break`].
+pub trait Fetcher: Send + Sync + 'static {
+    /// One attempt.
+    fn fetch(
+        &self,
+        request: &FetchRequest<'_>,
+        sink: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<(), FetchError>;
+}
+
+/// What is to be fetched.
+#[derive(Clone, Debug)]
+pub struct FetchRequest<'a> {
+    /// Where it is.
+    pub uri: &'a str,
+    /// What is here already; the source may start over all the same.
+    pub resume: Option<Resume<'a>>,
+    /// How long the source may be silent.
+    pub stall_limit: Duration,
+    /// Set when the attempt is to stop.
+    pub cancellation: &'a CancellationToken,
+}
+
+/// The start of an image that is here already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// How many bytes, at least one.
+    pub from: u64,
+    /// The source's name for exactly those bytes, as [`Piece::Start`] gave it.
+    pub validator: &'a str,
+}
+
+/// What a fetcher gives its sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The source has answered; comes first, and once.
+    Start {
+        /// The offset of the first byte that follows: 0, or [`Resume::from`].
+        from: u64,
+        /// How long the whole image is, if the source tells.
+        total: Option<u64>,
+        /// A name for exactly these bytes, by which a later attempt may go on.
+        validator: Option<String>,
+    },
+    /// What comes next.
+    Bytes(&'a [u8]),
+}
+
+/// Why an attempt brought no complete image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The connection: not made, broken, silent, or refused for the moment. Another attempt may succeed.
+    #[error("{0}")]
+    Transport(String),
+    /// The server's answer is an HTTP status other than success.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// What is here does not fit what the source has: the next attempt starts from the first byte.
+    #[error("{0}")]
+    NotResumable(String),
+    /// Nothing can be fetched from this address, also later.
+    #[error("{0}")]
+    Unusable(String),
+    /// It was to stop.
+    #[error("the attempt was stopped")]
+    Stopped,
+}
+
+/// Copies a file. It never resumes: a local copy is made anew quickly.
+pub(super) fn fetch_file(
+    path: &Path,
+    cancellation: &CancellationToken,
+    sink: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<(), FetchError> {
+    let unusable = |error: io::Error| FetchError::Unusable(format!("the file cannot be read: {error}"));
+    let mut file = File::open(path).map_err(unusable)?;
+    let metadata = file.metadata().map_err(unusable)?;
+    // A pipe or a device could block for ever, out of the token's reach.
+    if !metadata.is_file() {
+        return Err(FetchError::Unusable("the path is not a regular file".into()));
+    }
+    let mut give = |piece: Piece<'_>| match sink(piece) {
+        ControlFlow::Continue(()) if !cancellation.is_cancelled() => Ok(()),
+        _ => Err(FetchError::Stopped),
+    };
+    give(Piece::Start { from: 0, total: Some(metadata.len()), validator: None })?;
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => give(Piece::Bytes(&buffer[..count]))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unusable(error)),
+        }
+    }
+}
+
+/// Most bytes in one piece.
+pub(super) const PIECE_BYTES: usize = 64 * 1024;

@@ -1,0 +1,183 @@
+use std::fmt;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How this device fetches and installs firmware.
+#[derive(Clone)]
+pub struct FirmwareOptions {
+    /// A folder of the agent's own, on storage that survives a restart and has room for one image. Nothing else may
+    /// write there: an image is installed from it.
+    pub staging: PathBuf,
+    /// Whether an image needs a verifier.
+    pub verification: Verification,
+    /// Largest image that is fetched, in bytes.
+    pub max_image_bytes: u64,
+    /// Whether `file://` addresses are taken: for tests and for devices that get images on a medium.
+    pub allow_file_uris: bool,
+    /// How many attempts in a row may bring nothing before the transfer is given up as lost.
+    pub fruitless_attempts: u32,
+    /// How long a server may be silent before the attempt counts as lost.
+    pub stall_limit: Duration,
+    /// Most bytes per second, on average.
+    pub bytes_per_second: Option<NonZeroU64>,
+    /// Called with each piece that arrives, from the thread that fetches: what is here, and how much it will be.
+    pub on_progress: Option<Progress>,
+    /// How an image is installed; without it the device answers an update with 501.
+    pub install: Option<InstallOptions>,
+}
+
+/// Gets the bytes that are here and, where the server tells, how many it will be.
+pub type Progress = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
+
+/// Whether an image needs a verifier (`docs/protocol.md` §6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// A download without a verifier is answered 400.
+    #[default]
+    Required,
+    /// An image without a verifier is taken as it comes.
+    IfGiven,
+}
+
+/// How an image is installed.
+///
+/// # Contract of the command
+/// * Exit status 0: installed. 65 (`EX_DATAERR`): this image cannot be used. 73 (`EX_CANTCREAT`): no room for it.
+///   Anything else: it failed. 73 becomes `updateStatus` 2, everything else 5 (`docs/protocol.md` §6.3).
+/// * `{image}` and `{version}` are replaced where they are a whole argument; there is no shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallOptions {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Asked after the restart whether what runs is healthy: exit status 0 says yes. It has 20 seconds, and runs
+    /// before the agent is connected. Without it a restart counts as success, also when a boot loader fell back to
+    /// the old firmware.
+    pub check: Option<Vec<String>>,
+    /// How long the command may take; the action's own budget bounds it too.
+    pub time_limit: Duration,
+    /// Whether the device restarts when the command has ended well.
+    pub restart_after_install: bool,
+    /// Whether the command may be started again after a crash in its middle.
+    pub install_is_repeatable: bool,
+    /// Whether the command is only logged, and the device not restarted.
+    pub dry_run: bool,
+}
+
+impl FirmwareOptions {
+    /// Downloads only, with careful defaults: a verifier is required, 256 MiB at most, no `file:` addresses.
+    pub fn new(staging: impl Into<PathBuf>) -> Self {
+        Self {
+            staging: staging.into(),
+            verification: Verification::Required,
+            max_image_bytes: DEFAULT_MAX_IMAGE_BYTES,
+            allow_file_uris: false,
+            fruitless_attempts: DEFAULT_FRUITLESS_ATTEMPTS,
+            stall_limit: DEFAULT_STALL_LIMIT,
+            bytes_per_second: None,
+            on_progress: None,
+            install: None,
+        }
+    }
+}
+
+impl InstallOptions {
+    /// A command that is not started twice, followed by no restart.
+    pub fn new(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            check: None,
+            time_limit: DEFAULT_INSTALL_LIMIT,
+            restart_after_install: false,
+            install_is_repeatable: false,
+            dry_run: false,
+        }
+    }
+}
+
+impl fmt::Debug for FirmwareOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirmwareOptions")
+            .field("staging", &self.staging)
+            .field("verification", &self.verification)
+            .field("max_image_bytes", &self.max_image_bytes)
+            .field("allow_file_uris", &self.allow_file_uris)
+            .field("install", &self.install)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why options cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FirmwareOptionsError {
+    /// A command has no program, or one without its path: no search path decides what installs firmware.
+    #[error("the {0} command has to start with a program's absolute path")]
+    Program(&'static str),
+    /// The image's path is handed to the install command as an argument, which is text.
+    #[error("the staging folder {0:?} has to be an absolute path in UTF-8")]
+    Staging(PathBuf),
+    /// A limit of zero lets nothing through.
+    #[error("{0} has to be more than zero")]
+    Zero(&'static str),
+}
+
+impl FirmwareOptions {
+    pub(super) fn check(&self) -> Result<(), FirmwareOptionsError> {
+        if !self.staging.is_absolute() || self.staging.to_str().is_none() {
+            return Err(FirmwareOptionsError::Staging(self.staging.clone()));
+        }
+        let zeroes = [
+            ("max_image_bytes", self.max_image_bytes == 0),
+            ("fruitless_attempts", self.fruitless_attempts == 0),
+            ("stall_limit", self.stall_limit.is_zero()),
+        ];
+        if let Some((name, _)) = zeroes.iter().find(|(_, zero)| *zero) {
+            return Err(FirmwareOptionsError::Zero(name));
+        }
+        let Some(install) = &self.install else { return Ok(()) };
+        let starts_well =
+            |command: &[String]| command.first().is_some_and(|program| program.starts_with('/'));
+        if !starts_well(&install.command) {
+            return Err(FirmwareOptionsError::Program("install"));
+        }
+        if install.check.as_deref().is_some_and(|check| !starts_well(check)) {
+            return Err(FirmwareOptionsError::Program("check"));
+        }
+        Ok(())
+    }
+}
+
+/// 256 MiB: more than the root file systems of the devices this is for.
+const DEFAULT_MAX_IMAGE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// With the pauses between attempts this bridges an outage of a quarter of an hour.
+const DEFAULT_FRUITLESS_ATTEMPTS: u32 = 20;
+
+/// A mobile link that changes its cell is silent for some ten seconds.
+const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Writing an image to slow flash takes minutes; the action has half an hour in all.
+const DEFAULT_INSTALL_LIMIT: Duration = Duration::from_secs(25 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_could_only_fail_later_are_refused_at_once() {
+        let good = FirmwareOptions::new("/staging");
+        let with = |command: &[&str]| FirmwareOptions {
+            install: Some(InstallOptions::new(command.iter().copied())),
+            ..good.clone()
+        };
+        assert_eq!(good.check(), Ok(()));
+        assert_eq!(with(&["/bin/install", "{image}"]).check(), Ok(()));
+        assert_eq!(with(&[]).check(), Err(FirmwareOptionsError::Program("install")));
+        assert_eq!(with(&["install"]).check(), Err(FirmwareOptionsError::Program("install")));
+        assert!(matches!(FirmwareOptions::new("staging").check(), Err(FirmwareOptionsError::Staging(_))));
+        let zero = FirmwareOptions { max_image_bytes: 0, ..good };
+        assert_eq!(zero.check(), Err(FirmwareOptionsError::Zero("max_image_bytes")));
+    }
+}

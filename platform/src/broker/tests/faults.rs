@@ -1,0 +1,134 @@
+use super::client::*;
+
+#[tokio::test(start_paused = true)]
+async fn killed_connections_lose_nothing_of_a_durable_session() {
+    let broker = broker().await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, [1]);
+    device.message().await;
+    broker.kill_connections();
+    device.lost().await;
+    assert!(!broker.session(DEVICE).unwrap().connected);
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    assert_eq!(device.messages(1).await, ["1 #1 dup"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_is_not_present_and_remembers_nothing() {
+    let broker = broker().await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, [1]);
+    device.message().await;
+    assert!(broker.drop_session(DEVICE));
+    assert!(!broker.drop_session(DEVICE));
+    device.lost().await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    assert!(!device.session_present);
+    send(&broker, [2]);
+    device.expect_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_connections_are_told_that_the_server_is_unavailable() {
+    let broker = broker().await;
+    broker.refuse_connections(true);
+    let refused = Client::connect(options(broker.local_addr(), DEVICE)).await.map(|_| ());
+    assert!(refused.clone().is_err_and(|error| error.contains("ServiceUnavailable")), "{refused:?}");
+    broker.refuse_connections(false);
+    Client::durable(broker.local_addr(), DEVICE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_puback_comes_when_it_is_released_though_the_message_was_delivered() {
+    let broker = broker().await;
+    let mut platform = Client::durable(broker.local_addr(), PLATFORM).await;
+    platform.subscribe("devices/#").await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    broker.hold_pubacks(DEVICE, true);
+    device.publish("iotdevice-1/response", "answer").await;
+    platform.message().await;
+    let early = tokio::time::timeout(std::time::Duration::from_secs(30), device.puback()).await;
+    assert!(early.is_err());
+    assert_eq!(broker.session(DEVICE).unwrap().withheld, 1);
+    broker.hold_pubacks(DEVICE, false);
+    assert_eq!(device.puback().await, 1);
+    device.publish("iotdevice-1/response", "next").await;
+    assert_eq!(device.puback().await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_puback_held_on_a_connection_that_ended_is_gone() {
+    let broker = broker().await;
+    let device = Client::durable(broker.local_addr(), DEVICE).await;
+    broker.hold_pubacks(DEVICE, true);
+    device.publish("iotdevice-1/response", "answer").await;
+    broker.wait_until(|broker| broker.session(DEVICE).is_some_and(|session| session.withheld == 1)).await;
+    drop(device);
+    gone(&broker, DEVICE).await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    broker.hold_pubacks(DEVICE, false);
+    device.publish("iotdevice-1/response", "again").await;
+    assert_eq!(device.puback().await, 1);
+    device.expect_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn redelivery_on_the_live_connection_repeats_what_is_in_flight() {
+    let broker = broker().await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, 1..=2);
+    device.messages(2).await;
+    assert_eq!(broker.redeliver_in_flight(DEVICE), 2);
+    assert_eq!(device.ack_messages(2).await, ["1 #1 dup", "2 #2 dup"]);
+    broker.drained(DEVICE).await;
+    assert_eq!(broker.redeliver_in_flight(DEVICE), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dup_flag_can_be_left_out() {
+    let broker = broker().await;
+    broker.set_dup_flag(false);
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, [1]);
+    device.message().await;
+    drop(device);
+    gone(&broker, DEVICE).await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    assert_eq!(device.messages(1).await, ["1 #1"]);
+}
+
+/// As on RabbitMQ, where acknowledging packet id 2 of the earlier connection would lose message 3.
+#[tokio::test(start_paused = true)]
+async fn packet_ids_can_be_renumbered_at_a_reconnect() {
+    let broker = broker().await;
+    broker.renumber(true);
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, 1..=3);
+    device.ack_messages(1).await;
+    device.messages(2).await;
+    broker.wait_until(|broker| broker.stats().acked == 1).await;
+    drop(device);
+    gone(&broker, DEVICE).await;
+    send(&broker, [4]);
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    assert_eq!(device.messages(3).await, ["2 #1 dup", "3 #2 dup", "4 #3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_of_nothing_is_counted_and_harmless() {
+    let broker = broker().await;
+    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
+    device.subscribe("iotdm-1/#").await;
+    send(&broker, [1]);
+    let message = device.message().await;
+    device.ack(&message).await;
+    device.ack(&message).await;
+    broker.wait_until(|broker| broker.stats().stray_acks == 1).await;
+    send(&broker, [2]);
+    assert_eq!(device.messages(1).await, ["2 #2"]);
+}
