@@ -63,7 +63,7 @@ pub struct Limits {
     pub kept_refused: usize,
     /// How many bytes the kept answers may have in all. Beyond it the oldest lose their `d`, never their fact.
     pub kept_bytes: usize,
-    /// How many answers, notifications and reports wait to be sent. At the bound, requests are no longer acknowledged.
+    /// How many answers wait to be sent. At the bound, requests are no longer acknowledged.
     pub outbox: usize,
     /// How long running handlers may go on after the agent was told to stop.
     pub shutdown_grace: Duration,

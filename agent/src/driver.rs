@@ -4,28 +4,28 @@
 //! crash: nothing of its batch happens, the connection is dropped without DISCONNECT, handlers are cancelled, and the
 //! ordinary recovery begins with the reopened store.
 
+mod run;
 mod services;
 mod tasks;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{System, Table};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, error, info};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{error, info};
 
 use crate::agent::State;
-use crate::engine::{Announcement, Batch, Delivered, Delivery, Effect, Engine, Input, Now, Settings, Ticket};
-use crate::journal::{Found, Journal, JournalError, Write};
-use crate::link::{Connection, Link, LinkEvent};
+use crate::engine::{Engine, Settings};
+use crate::journal::{Found, Journal, JournalError};
+use crate::link::Link;
 use crate::store::{Store, StoreError, StoreSource};
 
+use self::run::Run;
 pub(crate) use self::services::{Command, Handle};
-use self::tasks::{TaskEvent, Tasks};
 
 /// What one run of an agent is made of.
 pub(crate) struct Driver {
@@ -126,287 +126,6 @@ impl Driver {
 
 type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// One life of an engine.
-struct Run<'a> {
-    driver: &'a mut Driver,
-    started: Instant,
-    journal: Journal,
-    engine: Engine,
-    connection: Option<Box<dyn Connection>>,
-    epoch: u64,
-    tasks: Tasks,
-    task_events: mpsc::UnboundedReceiver<TaskEvent>,
-    tickets: BTreeMap<Ticket, oneshot::Sender<()>>,
-    next_ticket: u64,
-    ever_connected: bool,
-    credentials_refused: bool,
-}
-
-/// What woke the driver.
-enum Wake {
-    Link(LinkEvent),
-    Task(TaskEvent),
-    Command(Command),
-    Timer,
-    Shutdown,
-}
-
-impl<'a> Run<'a> {
-    fn new(driver: &'a mut Driver, started: Instant, journal: Journal, engine: Engine) -> Self {
-        // Each task sends two events at the most, and the engine bounds the tasks.
-        let (sender, task_events) = mpsc::unbounded_channel();
-        let tasks = Tasks::new(driver.table.clone(), driver.system.clone(), driver.handle.clone(), sender);
-        Self {
-            driver,
-            started,
-            journal,
-            engine,
-            connection: None,
-            epoch: 0,
-            tasks,
-            task_events,
-            tickets: BTreeMap::new(),
-            next_ticket: 0,
-            ever_connected: false,
-            credentials_refused: false,
-        }
-    }
-
-    async fn go(mut self, shutdown: &mut Shutdown<'_>) -> Result<Ending, RunError> {
-        let now = self.now();
-        self.engine.start(now);
-        loop {
-            if let Err(reason) = self.perform_batches() {
-                return Ok(self.crash(reason).await);
-            }
-            if self.credentials_refused && !self.ever_connected {
-                self.tasks.end_all().await;
-                return Err(RunError::CredentialsRefused(self.driver.broker.clone()));
-            }
-            if matches!(self.wait(shutdown).await, Wake::Shutdown) {
-                return Ok(self.stop().await);
-            }
-            self.take_what_is_there();
-        }
-    }
-
-    /// Waits for one thing to happen and hands it to the engine.
-    async fn wait(&mut self, shutdown: &mut Shutdown<'_>) -> Wake {
-        let deadline = self.engine.poll_timeout().map(|at| self.started + at);
-        let wake = tokio::select! {
-            biased;
-            () = &mut *shutdown => Wake::Shutdown,
-            event = next_event(&mut self.connection) => Wake::Link(event),
-            Some(event) = self.task_events.recv() => Wake::Task(event),
-            Some(command) = self.driver.commands.recv() => Wake::Command(command),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Timer,
-        };
-        match wake {
-            Wake::Link(event) => self.link_event(event),
-            Wake::Task(event) => self.task_event(event),
-            Wake::Command(command) => self.command(command),
-            Wake::Timer => {
-                let now = self.now();
-                self.engine.handle_timeout(now);
-            }
-            Wake::Shutdown => return Wake::Shutdown,
-        }
-        Wake::Timer
-    }
-
-    /// Whatever else has happened already goes into the same batch: one commit for all of it.
-    fn take_what_is_there(&mut self) {
-        for _ in 0..INPUTS_PER_BATCH {
-            if let Some(event) = self.connection.as_mut().and_then(|connection| connection.try_next()) {
-                self.link_event(event);
-            } else if let Ok(event) = self.task_events.try_recv() {
-                self.task_event(event);
-            } else if let Ok(command) = self.driver.commands.try_recv() {
-                self.command(command);
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn link_event(&mut self, event: LinkEvent) {
-        let input = match event {
-            LinkEvent::Connected { session_present } => {
-                self.ever_connected = true;
-                Input::Connected { session_present }
-            }
-            LinkEvent::Subscribed { granted } => Input::Subscribed { granted },
-            LinkEvent::Message { packet, topic, payload, retained } => {
-                let delivery = packet.map(|packet| Delivery { epoch: self.epoch, packet });
-                Input::Delivered(Delivered { delivery, topic, payload, retained })
-            }
-            LinkEvent::Published(id) => Input::Acknowledged(id),
-            LinkEvent::Lost(lost, reason) => {
-                self.connection = None;
-                info!("no connection to {}: {reason}", self.driver.broker);
-                Input::Disconnected(lost)
-            }
-        };
-        self.input(input);
-    }
-
-    fn task_event(&mut self, event: TaskEvent) {
-        let input = match event {
-            TaskEvent::Decided(key, decision) => Input::Decided(key, decision),
-            TaskEvent::Performed(key, result) => Input::Performed(key, result),
-            TaskEvent::Recovered(key, recovery) => Input::Recovered(key, recovery),
-            TaskEvent::Ended(key) => {
-                self.tasks.ended(key);
-                Input::Ended(key)
-            }
-        };
-        self.input(input);
-    }
-
-    fn command(&mut self, command: Command) {
-        let input = match command {
-            Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
-            Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
-        };
-        self.input(input);
-    }
-
-    fn ticket(&mut self, done: oneshot::Sender<()>) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.tickets.insert(ticket, done);
-        ticket
-    }
-
-    fn input(&mut self, input: Input) {
-        let now = self.now();
-        self.engine.handle(now, input);
-    }
-
-    fn perform_batches(&mut self) -> Result<(), StoreError> {
-        while let Some(Batch { writes, effects }) = self.engine.poll() {
-            self.commit(&writes)?;
-            for effect in effects {
-                self.perform(effect);
-            }
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if writes.is_empty() { Ok(()) } else { self.journal.commit(writes) }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Connect { epoch } => {
-                self.epoch = epoch;
-                self.connection = Some(self.driver.link.open());
-            }
-            Effect::Subscribe => {
-                if let Some(connection) = &mut self.connection {
-                    connection.subscribe(&self.driver.filter);
-                }
-            }
-            Effect::Disconnect => self.connection = None,
-            Effect::Acknowledge(delivery) => {
-                // A delivery of an earlier connection: its number may be another message's on this one.
-                if delivery.epoch == self.epoch
-                    && let Some(connection) = &mut self.connection
-                {
-                    connection.acknowledge(delivery.packet);
-                }
-            }
-            Effect::Publish { id, topic, payload } => {
-                if let Some(connection) = &mut self.connection {
-                    connection.publish(id, topic, payload);
-                }
-            }
-            Effect::Start(task) => self.tasks.start(task),
-            Effect::Cancel(key) => self.tasks.cancel(key),
-            Effect::Attributes(changes) => self.driver.handle.attributes.apply(changes),
-            Effect::Confirm(ticket) => {
-                if let Some(done) = self.tickets.remove(&ticket) {
-                    // Whoever waited may have gone.
-                    let _ = done.send(());
-                }
-            }
-            Effect::Announce(announcement) => self.announce(announcement),
-        }
-    }
-
-    fn announce(&mut self, announcement: Announcement) {
-        let state = match announcement {
-            Announcement::Managed => {
-                info!("managed as {} at {}", self.driver.identity, self.driver.broker);
-                State::Managed
-            }
-            Announcement::Disconnected => State::Disconnected,
-            Announcement::CredentialsRefused => {
-                self.credentials_refused = true;
-                State::Disconnected
-            }
-        };
-        self.driver.state.send_replace(state);
-    }
-
-    async fn crash(mut self, reason: StoreError) -> Ending {
-        self.connection = None;
-        self.tasks.end_all().await;
-        Ending::CommitFailed(reason)
-    }
-
-    /// Lets running work finish within the grace period, commits what is lazy, and says goodbye to the broker.
-    async fn stop(mut self) -> Ending {
-        let grace = self.driver.settings.limits.shutdown_grace;
-        let deadline = Instant::now() + grace;
-        self.input(Input::Stop);
-        info!("stopping; running work has {grace:?}");
-        let mut elapsed: Shutdown<'_> = Box::pin(sleep_until(deadline));
-        loop {
-            if let Err(reason) = self.perform_batches() {
-                return self.crash(reason).await;
-            }
-            if self.engine.is_quiet() || matches!(self.wait(&mut elapsed).await, Wake::Shutdown) {
-                break;
-            }
-            self.take_what_is_there();
-        }
-        self.tasks.end_all().await;
-        let rest = self.engine.poll_rest();
-        if let Err(reason) = self.commit(&rest) {
-            error!("the last commit failed: {reason}");
-        }
-        self.say_goodbye().await;
-        Ending::Stopped
-    }
-
-    async fn say_goodbye(&mut self) {
-        let Some(connection) = &mut self.connection else { return };
-        connection.disconnect();
-        let lost = async { while !matches!(connection.next().await, LinkEvent::Lost(..)) {} };
-        if timeout(GOODBYE_WITHIN, lost).await.is_err() {
-            debug!("the broker did not take the goodbye in time");
-        }
-        self.driver.state.send_replace(State::Disconnected);
-    }
-
-    fn now(&self) -> Now {
-        Now {
-            monotonic: self.started.elapsed(),
-            uptime: self.driver.system.uptime(),
-            wall: self.driver.system.wall_clock(),
-        }
-    }
-}
-
-async fn next_event(connection: &mut Option<Box<dyn Connection>>) -> LinkEvent {
-    match connection {
-        Some(connection) => connection.next().await,
-        None => std::future::pending().await,
-    }
-}
-
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver")
@@ -416,14 +135,8 @@ impl std::fmt::Debug for Driver {
     }
 }
 
-/// How many inputs go into one batch: enough for a broker's window, few enough to answer the first one soon.
-const INPUTS_PER_BATCH: usize = 256;
-
 /// The pause before a store whose commit failed is opened again; it doubles.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause before a store is opened again.
 const REOPEN_PAUSE_CAP: Duration = Duration::from_secs(60);
-
-/// How long DISCONNECT may take to leave.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(2);

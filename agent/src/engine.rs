@@ -17,7 +17,10 @@
 
 mod accept;
 mod answers;
+mod attributes;
 mod event;
+mod finish;
+mod judge;
 mod key;
 mod model;
 mod noise;
@@ -74,11 +77,13 @@ pub struct Engine {
     stopping: bool,
 
     outbox: Outbox,
-    deferred: VecDeque<Delivered>,
+    /// Deliveries that wait for room in the outbox, and when they arrived.
+    deferred: VecDeque<(Moment, Delivered)>,
     session: Session,
     quarantine: bool,
     mark: Option<Moment>,
-    mark_written: Duration,
+    /// When this run of the agent moved the mark last.
+    mark_written: Option<Duration>,
     model: Model,
     noise: Noise,
 }
@@ -145,7 +150,7 @@ impl Engine {
             session: Session::default(),
             quarantine: false,
             mark: None,
-            mark_written: Duration::ZERO,
+            mark_written: None,
             model: Model::default(),
             noise: Noise::default(),
         }
@@ -214,7 +219,7 @@ impl Engine {
 
     /// Whether no task runs and everything that could be sent was acknowledged.
     pub fn is_quiet(&self) -> bool {
-        let answers_wait = self.session.is_up() && self.outbox.first_unsent_answer().is_some();
+        let answers_wait = self.session.is_up() && self.outbox.answers() > 0;
         self.running.is_empty() && self.requests.values().all(|request| request.is_parked()) && !answers_wait
     }
 
@@ -260,7 +265,7 @@ impl Engine {
         for key in std::mem::take(&mut self.out.dirty) {
             writes.push(self.record_of(key));
         }
-        if self.session.fence_is_lifted() && self.mark_is_stale(MARK_RIDES_AFTER) {
+        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
             writes.push(self.move_mark());
         }
         writes
@@ -301,20 +306,27 @@ impl Engine {
     }
 
     fn mark_is_stale(&self, after: Duration) -> bool {
-        self.mark.is_none() || self.now.monotonic.saturating_sub(self.mark_written) >= after
+        self.mark_written.is_none_or(|written| self.now.monotonic.saturating_sub(written) >= after)
+    }
+
+    /// Nothing old may wait, on the broker or here.
+    fn mark_may_move(&self) -> bool {
+        self.session.fence_is_lifted() && self.deferred.is_empty()
     }
 
     fn move_mark(&mut self) -> Write {
         let mark = Moment::at(self.now, &self.settings.boot);
         self.mark = Some(mark.clone());
-        self.mark_written = self.now.monotonic;
+        self.mark_written = Some(self.now.monotonic);
         self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
         Write::Mark(mark)
     }
 
     fn mark_due(&mut self) {
-        if self.session.fence_is_lifted() {
+        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
             self.out.due = true;
+        } else if self.session.fence_is_lifted() {
+            self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
         }
     }
 }

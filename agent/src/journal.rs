@@ -298,8 +298,8 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Entry, JournalError> {
 fn encode(record: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![FORMAT, 0, 0, 0, 0];
     serde_json::to_writer(&mut bytes, record).expect("records hold only text, numbers and raw JSON");
-    let checksum = crc32fast::hash(&bytes[HEADER_BYTES..]);
-    bytes[1..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = checksum(&bytes);
+    bytes[1..HEADER_BYTES].copy_from_slice(&checksum);
     bytes
 }
 
@@ -307,13 +307,22 @@ fn checked(value: &[u8]) -> Result<&[u8], JournalError> {
     let Some((header, body)) = value.split_first_chunk::<HEADER_BYTES>() else {
         return Err(JournalError::Damaged("a record is shorter than its header".into()));
     };
+    // The header is the same in every format, so that damage is told from a newer program.
+    if header[1..] != checksum(value) {
+        return Err(JournalError::Damaged("the checksum of a record is wrong".into()));
+    }
     if header[0] > FORMAT {
         return Err(JournalError::NewerFormat { found: header[0] });
     }
-    if header[1..] != crc32fast::hash(body).to_be_bytes() {
-        return Err(JournalError::Damaged("the checksum of a record is wrong".into()));
-    }
     Ok(body)
+}
+
+/// Of the version byte and the body.
+fn checksum(record: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&record[..1]);
+    hasher.update(&record[HEADER_BYTES..]);
+    hasher.finalize().to_be_bytes()
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, JournalError> {

@@ -1,5 +1,6 @@
 //! The reference agent: one TOML file in, an exit code out. Everything a device does is the library's.
 
+mod assemble;
 mod check;
 mod cli;
 mod config;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use cli::{Cli, Command, Parsed};
 use config::{Settings, Surroundings};
 use exit::Exit;
+use run::RunError;
 
 /// Reads the command line and the configuration, and does what was asked for.
 pub(crate) fn main() -> ExitCode {
@@ -41,16 +43,22 @@ fn perform(cli: &Cli) -> Exit {
     };
     settings.log = cli.log_settings(settings.log);
     match &cli.command {
-        Command::Check { config } => {
-            say(&check::describe(config, &settings));
-            Exit::Stopped
-        }
+        Command::Check { config } => match assemble::assemble(&settings).map_err(RunError::from) {
+            Ok(_) => {
+                say(&check::describe(config, &settings));
+                Exit::Stopped
+            }
+            Err(error) => {
+                complain(&format!("{}: {error}\n", config.display()));
+                Exit::of(&error)
+            }
+        },
         Command::Run { .. } => {
             logging::start(settings.log);
             for warning in &settings.warnings {
                 tracing::warn!("{warning}");
             }
-            match run::run(settings) {
+            match run::run(&settings) {
                 Ok(()) => Exit::Stopped,
                 Err(error) => {
                     let exit = Exit::of(&error);

@@ -18,9 +18,11 @@ mod process;
 ///
 /// ```no_run
 /// # fn main() -> Result<(), iotdm_agent::system::NoBootId> {
+/// use iotdm_core::Restart;
+///
 /// let system = iotdm_agent::system::LinuxSystem::new()?
 ///     .reboot_command(vec!["systemctl".into(), "reboot".into()])
-///     .dry_run(false);
+///     .dry_run_of(Restart::FactoryReset, true);
 /// # let _ = system;
 /// # Ok(())
 /// # }
@@ -41,8 +43,15 @@ mod process;
 #[derive(Clone, Debug)]
 pub struct LinuxSystem {
     boot_id: BootId,
-    reboot_command: Vec<String>,
-    factory_reset_command: Vec<String>,
+    reboot: RestartCommand,
+    factory_reset: RestartCommand,
+}
+
+/// How one kind of restart is begun.
+#[derive(Clone, Debug)]
+struct RestartCommand {
+    command: Vec<String>,
+    time_limit: Duration,
     dry_run: bool,
 }
 
@@ -57,35 +66,57 @@ impl LinuxSystem {
         if boot_id.is_empty() {
             return Err(NoBootId(Arc::new(io::ErrorKind::UnexpectedEof.into())));
         }
-        Ok(Self {
-            boot_id: BootId(boot_id.into()),
-            reboot_command: Vec::new(),
-            factory_reset_command: Vec::new(),
-            dry_run: false,
-        })
+        let none = RestartCommand { command: Vec::new(), time_limit: RESTART_COMMAND_LIMIT, dry_run: false };
+        Ok(Self { boot_id: BootId(boot_id.into()), reboot: none.clone(), factory_reset: none })
     }
 
-    /// With the program, and its arguments, that begins a restart; it ends with exit status 0 within 30 s. An empty
-    /// list means that there is none.
-    pub fn reboot_command(self, reboot_command: Vec<String>) -> Self {
-        Self { reboot_command, ..self }
+    /// With the program, and its arguments, that begins a restart; it ends with exit status 0. An empty list means that
+    /// there is none.
+    #[must_use]
+    pub fn reboot_command(mut self, command: Vec<String>) -> Self {
+        self.reboot.command = command;
+        self
     }
 
     /// With the program, and its arguments, that begins a return to the delivery state and a restart; it ends with exit
-    /// status 0 within 30 s, and may be run again when it was interrupted. An empty list means that there is none.
-    pub fn factory_reset_command(self, factory_reset_command: Vec<String>) -> Self {
-        Self { factory_reset_command, ..self }
+    /// status 0, and may be run again when it was interrupted. An empty list means that there is none.
+    #[must_use]
+    pub fn factory_reset_command(mut self, command: Vec<String>) -> Self {
+        self.factory_reset.command = command;
+        self
     }
 
-    /// With restarts that are only logged.
+    /// With another time than 30 s within which the command for this kind of restart has to end.
+    #[must_use]
+    pub fn restart_limit(mut self, kind: Restart, time_limit: Duration) -> Self {
+        self.command_mut(kind).time_limit = time_limit;
+        self
+    }
+
+    /// With restarts of both kinds that are only logged.
+    #[must_use]
     pub fn dry_run(self, dry_run: bool) -> Self {
-        Self { dry_run, ..self }
+        self.dry_run_of(Restart::Reboot, dry_run).dry_run_of(Restart::FactoryReset, dry_run)
     }
 
-    fn command(&self, kind: Restart) -> &[String] {
+    /// With restarts of this kind that are only logged; they need no command.
+    #[must_use]
+    pub fn dry_run_of(mut self, kind: Restart, dry_run: bool) -> Self {
+        self.command_mut(kind).dry_run = dry_run;
+        self
+    }
+
+    fn command(&self, kind: Restart) -> &RestartCommand {
         match kind {
-            Restart::Reboot => &self.reboot_command,
-            Restart::FactoryReset => &self.factory_reset_command,
+            Restart::Reboot => &self.reboot,
+            Restart::FactoryReset => &self.factory_reset,
+        }
+    }
+
+    fn command_mut(&mut self, kind: Restart) -> &mut RestartCommand {
+        match kind {
+            Restart::Reboot => &mut self.reboot,
+            Restart::FactoryReset => &mut self.factory_reset,
         }
     }
 }
@@ -110,11 +141,14 @@ impl System for LinuxSystem {
     }
 
     async fn restart(&self, kind: Restart) -> Result<Performed, RestartError> {
-        let [program, args @ ..] = self.command(kind) else { return Err(RestartError::NotConfigured(kind)) };
-        if self.dry_run {
-            tracing::warn!(%kind, %program, ?args, "dry run: this command would be run");
+        let RestartCommand { command, time_limit, dry_run } = self.command(kind);
+        if *dry_run {
+            tracing::warn!(%kind, ?command, "dry run: this command would be run");
             return Ok(Performed::Complete);
         }
+        let [program, args @ ..] = command.as_slice() else {
+            return Err(RestartError::NotConfigured(kind));
+        };
         tracing::warn!(%kind, %program, ?args, "running the restart command");
         let command = ChildProcess {
             program: program.into(),
@@ -122,7 +156,7 @@ impl System for LinuxSystem {
             stdin: Vec::new(),
             env: BTreeMap::new(),
             directory: None,
-            time_limit: RESTART_COMMAND_LIMIT,
+            time_limit: *time_limit,
             output_limit: RESTART_OUTPUT_LIMIT_BYTES,
         };
         let reason = match process::run(command).await {
@@ -154,7 +188,7 @@ fn reason(output: &ChildOutput) -> String {
 /// Where Linux gives out another random text at every start.
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
-/// How long a restart command may take. It only has to begin the restart: `systemctl reboot` returns within a second,
+/// How long a restart command may take unless told otherwise. It only has to begin the restart: `systemctl reboot` returns within a second,
 /// and a loaded flash makes that several.
 const RESTART_COMMAND_LIMIT: Duration = Duration::from_secs(30);
 

@@ -1,1 +1,134 @@
-//! Placeholder.
+//! A product's test bench: no broker, no disk, no waiting.
+//!
+//! [`Platform`] sends requests and sees what the device publishes; it tracks nothing. [`MemoryDisk`] is a journal that
+//! survives the agent and can fail. [`TestSystem`] is a machine whose clock is tokio's, so that on the paused clock
+//! ninety seconds cost nothing, and which restarts when it is told to.
+//!
+//! ```
+//! use iotdm_agent::testing::{MemoryDisk, Platform, TestSystem, start};
+//! use iotdm_core::{Accepted, Context, Empty, Failure, Handler, Performed, Reboot, Refusal, Restart, Route};
+//! use serde_json::json;
+//!
+//! struct Luminaire;
+//!
+//! impl Handler<Reboot> for Luminaire {
+//!     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
+//!         Ok(Accepted)
+//!     }
+//!     async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
+//!         cx.system().restart(Restart::Reboot).await.map_err(|error| Failure::new(error.to_string()))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let (platform, disk, system) = (Platform::new(), MemoryDisk::new(), TestSystem::new());
+//! let agent = start(&platform, &disk, &system, |builder| builder.on::<Reboot>(Luminaire));
+//! platform.send(Route::Reboot, json!({"reqId": "7f0c"}));
+//! assert_eq!(platform.response("7f0c").await["rc"], 202);
+//! # }
+//! ```
+
+mod link;
+mod platform;
+mod system;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iotdm_core::{DeviceInfo, Identity};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Agent, Broker, Builder, Config, Device, Limits, RunError};
+
+pub use self::platform::{Platform, Published};
+pub use self::system::TestSystem;
+pub use crate::store::{CrashOutcome, MemoryDisk};
+
+/// The configuration of a test device, `d:org001:lamp:lamp1`.
+pub fn config() -> Config {
+    Config {
+        identity: Identity::device("org001", "lamp", "lamp1").expect("the identity keeps the grammar"),
+        broker: Broker {
+            host: "memory".into(),
+            port: 1883,
+            tls: None,
+            keep_alive: Duration::from_secs(60),
+            durable_session: true,
+        },
+        token: None,
+        lifetime: Duration::from_secs(3600),
+        device_info: DeviceInfo { fw_version: Some("1.0.0".into()), ..DeviceInfo::default() },
+        metadata: None,
+        limits: Limits::default(),
+    }
+}
+
+/// Starts an agent on these, with the handlers that `product` registers.
+///
+/// # Panics
+/// When the agent cannot be built.
+pub fn start(
+    platform: &Platform,
+    disk: &MemoryDisk,
+    system: &TestSystem,
+    product: impl FnOnce(Builder) -> Builder,
+) -> Running {
+    let builder = Agent::builder(config())
+        .link(platform.link())
+        .store(disk.clone())
+        .system(Arc::new(system.clone()))
+        .seed(system.next_seed());
+    let agent = product(builder).build().expect("the agent can be built");
+    let device = agent.device();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move { agent.run_until(stopped.cancelled()).await });
+    Running { device, stop, task }
+}
+
+/// An agent that runs.
+#[derive(Debug)]
+pub struct Running {
+    device: Device,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Running {
+    /// The device as the product sees it.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Ends the agent as `kill -9` does: nothing is finished, nothing is said.
+    pub async fn kill(self) {
+        self.task.abort();
+        // An aborted task gives an error, and that is what was asked for.
+        let _ = self.task.await;
+    }
+
+    /// Ends the agent as SIGTERM does.
+    ///
+    /// # Errors
+    /// What the run ended with.
+    ///
+    /// # Panics
+    /// When the agent panicked.
+    pub async fn stop(self) -> Result<(), RunError> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    /// Waits until the agent ends by itself.
+    ///
+    /// # Errors
+    /// What the run ended with.
+    ///
+    /// # Panics
+    /// When the agent panicked.
+    pub async fn ended(self) -> Result<(), RunError> {
+        self.task.await.expect("the agent does not panic")
+    }
+}

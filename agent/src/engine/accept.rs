@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use iotdm_core::{
-    AttributeValue, Cancel, Code, Correlation, DeviceUpdate, Envelope, FieldName, Incoming, Interrupted,
-    Late, Observe, Refusal, ReqId, Response, Route, Subject, Table, Topic,
+    Code, Correlation, Envelope, Incoming, Interrupted, Late, Refusal, ReqId, Response, Route, Subject, Topic,
 };
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::journal::{Class, Write};
+use crate::journal::Class;
 
 use super::Engine;
 use super::answers::{Answer, Body};
-use super::event::{Delivered, Effect, Ticket, Timer};
+use super::event::{Delivered, Effect, Lost, Timer};
 use super::key::{Fingerprint, KeyHash};
 use super::request::{LANE_WAIT, Request, Stage, takes_lane};
 use super::time::{Age, Moment, millis};
@@ -23,34 +20,40 @@ use super::time::{Age, Moment, millis};
 impl Engine {
     pub(super) fn delivered(&mut self, delivered: Delivered) {
         self.session.heard(self.now.monotonic);
+        let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
             if self.deferred.len() >= MAX_DEFERRED {
                 self.note("more is waiting than can be held", "the connection is ended");
-                self.deferred.clear();
                 self.effect(Effect::Disconnect);
-                return;
+                return self.disconnected(Lost::Other);
             }
-            self.deferred.push_back(delivered);
+            if self.deferred.is_empty() {
+                // What the broker holds back from here on will be old when it comes.
+                self.lower_fence();
+            }
+            self.deferred.push_back((arrived, delivered));
             return;
         }
-        self.accept(delivered);
+        self.accept(arrived, delivered);
     }
 
     pub(super) fn take_deferred(&mut self) {
         while !self.outbox_is_full() {
-            let Some(delivered) = self.deferred.pop_front() else { return };
-            self.accept(delivered);
+            let Some((arrived, delivered)) = self.deferred.pop_front() else { return };
+            self.accept(arrived, delivered);
         }
     }
 
+    /// The device's own requests have a bound of their own: they need responses, which arrive in the same queue as the
+    /// requests that would be kept waiting.
     fn outbox_is_full(&self) -> bool {
-        self.outbox.len() >= self.settings.limits.outbox
+        self.outbox.answers() >= self.settings.limits.outbox
     }
 
-    fn accept(&mut self, delivered: Delivered) {
+    fn accept(&mut self, arrived: Moment, delivered: Delivered) {
         let delivery = delivered.delivery;
-        self.take(delivered);
+        self.take(arrived, delivered);
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
         if let Some(delivery) = delivery {
@@ -58,7 +61,7 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, delivered: Delivered) {
+    fn take(&mut self, arrived: Moment, delivered: Delivered) {
         let Some(Topic { subject, route }) = Topic::<Route>::parse(&delivered.topic) else {
             return self.note("message on a foreign topic", "it is dropped");
         };
@@ -81,7 +84,13 @@ impl Engine {
                 self.pass(subject, &raw, Fingerprint::of(&route, envelope.d.as_deref()), &refusal);
             }
             Correlation::Id(req_id) => {
-                self.take_request(subject, route, req_id, envelope.d, delivered.retained);
+                self.take_request(
+                    subject,
+                    route,
+                    req_id,
+                    envelope.d,
+                    (!delivered.retained).then_some(arrived),
+                );
             }
         }
     }
@@ -102,13 +111,14 @@ impl Engine {
         }
     }
 
+    /// `arrived` is absent for a retained message, which was not sent to be carried out when it came.
     fn take_request(
         &mut self,
         subject: Subject,
         route: Route,
         req_id: ReqId,
         d: Option<Box<RawValue>>,
-        retained: bool,
+        arrived: Option<Moment>,
     ) {
         let key = KeyHash::of_request(&subject, &req_id);
         let fingerprint = Fingerprint::of(&route, d.as_deref());
@@ -128,10 +138,10 @@ impl Engine {
             }
             None => {}
         }
-        if retained {
+        let Some(arrived) = arrived else {
             let refusal = Refusal::bad_request("a retained request is never carried out");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
-        }
+        };
         let known = subject == Subject::Connected && !matches!(route, Route::Unknown(_));
         if !known {
             let refusal = Refusal::not_found("this device does not know the topic");
@@ -145,7 +155,7 @@ impl Engine {
             fingerprint,
             sequence: self.sequence(),
             attempt: 1,
-            arrived: Moment::at(self.now, &self.settings.boot),
+            arrived,
             age: self.age_on_arrival(),
             stage: Stage::Queued,
         };
@@ -170,7 +180,7 @@ impl Engine {
             None
         };
         if let Some(message) = refusal {
-            return self.refuse_unrecorded(key, &request, &Refusal::busy(message));
+            return self.refuse_unrecorded(key, &request, &Refusal::busy(message), None);
         }
         info!(reqId = %request.req_id, action = %request.route, "accepted");
         if takes_lane(&request.route) {
@@ -181,113 +191,6 @@ impl Engine {
         }
         self.requests.insert(key, request);
         self.write_due(key);
-    }
-
-    /// Observe, cancel and device/update: the agent's own model carries them out, at once and in one batch.
-    fn carry_out(&mut self, key: KeyHash, request: &Request) {
-        let d = request.d.as_deref();
-        let result = match request.route {
-            Route::DeviceUpdate => self.device_update(d).map(|()| self.stored(request, Code::CHANGED)),
-            Route::Observe => {
-                self.observe(d).map(|fields| Body::Observed { req_id: request.req_id.clone(), fields })
-            }
-            _ => self.cancel(d).map(|()| self.stored(request, Code::OK)),
-        };
-        match result {
-            Ok(body) => {
-                info!(reqId = %request.req_id, action = %request.route, "carried out");
-                self.keep(key, request, Class::Executed, body);
-            }
-            Err(refusal) => self.refuse_unrecorded(key, request, &refusal),
-        }
-    }
-
-    fn stored(&self, request: &Request, rc: Code) -> Body {
-        Body::Stored(Response::new(&request.req_id.to_raw(), rc).to_bytes().into())
-    }
-
-    fn device_update(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
-        let update = Table::decode::<DeviceUpdate>(d)?;
-        let changes = self.model.update(update.fields, self.firmware_is_busy())?;
-        self.change_attributes(changes);
-        Ok(())
-    }
-
-    fn observe(&mut self, d: Option<&RawValue>) -> Result<Vec<String>, Refusal> {
-        let fields = named(Table::decode::<Observe>(d)?.fields)?;
-        for field in &fields {
-            let generation = self.sequence();
-            self.model.observe(field, generation)?;
-        }
-        for field in &fields {
-            let generation = self.model.generation(field).expect("it has just been observed");
-            self.out.writes.push(Write::Observe(field.clone(), generation));
-        }
-        self.out.due = true;
-        Ok(fields)
-    }
-
-    fn cancel(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
-        for field in named(Table::decode::<Cancel>(d)?.fields)? {
-            self.stop_observing(&field);
-        }
-        Ok(())
-    }
-
-    pub(super) fn stop_observing(&mut self, field: &str) {
-        if self.model.cancel(field) {
-            self.out.writes.push(Write::Unobserve(field.to_owned()));
-            self.out.due = true;
-        }
-        if let Some(place) = self.outbox.unsent_notify(field) {
-            self.drop_from_outbox(place);
-        }
-    }
-
-    pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
-        let too_large = changes.iter().any(|(_, value)| value.to_string().len() > MAX_ATTRIBUTE_BYTES);
-        if too_large || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
-            self.note("attributes beyond their bounds", "they are not set");
-        } else {
-            self.change_attributes(changes);
-        }
-        if let Some(ticket) = ticket {
-            self.effect(Effect::Confirm(ticket));
-        }
-    }
-
-    fn change_attributes(&mut self, changes: Vec<(String, Value)>) {
-        for (name, value) in &changes {
-            self.out.writes.push(Write::Attribute(name.clone(), value.clone()));
-        }
-        self.out.due = true;
-        self.effect(Effect::Attributes(changes.clone()));
-        for field in self.model.set(changes) {
-            self.notify_due(field);
-        }
-    }
-
-    fn firmware_is_busy(&self) -> bool {
-        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
-        holder
-            .and_then(|key| self.requests.get(&key))
-            .is_some_and(|request| matches!(request.route, Route::FirmwareDownload | Route::FirmwareUpdate))
-    }
-
-    /// The current values of observed attributes, as the answer to observe has them.
-    pub(super) fn observed_response(&self, req_id: &ReqId, fields: &[String]) -> Bytes {
-        let values: Vec<AttributeValue> = fields
-            .iter()
-            .map(|field| AttributeValue {
-                field: field.clone(),
-                value: self.model.read(field).cloned().unwrap_or(Value::Null),
-            })
-            .collect();
-        let d = serde_json::value::to_raw_value(&json!({ "fields": values }))
-            .expect("attributes are JSON values");
-        let raw = req_id.to_raw();
-        let response = Response::new(&raw, Code::OK).data(Some(&d)).to_bytes();
-        bounded(&raw, response).into()
     }
 
     /// Answers what was never recorded; the answer is kept until the broker has it.
@@ -313,13 +216,19 @@ impl Engine {
     }
 
     /// Refuses a request before it has a record of its own.
-    fn refuse_unrecorded(&mut self, key: KeyHash, request: &Request, refusal: &Refusal) {
+    pub(super) fn refuse_unrecorded(
+        &mut self,
+        key: KeyHash,
+        request: &Request,
+        refusal: &Refusal,
+        d: Option<&RawValue>,
+    ) {
         let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Passing };
         if let Some(held_back) = self.noise.count("refused", self.now.monotonic) {
             warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");
         }
-        let response =
-            Response::new(&request.req_id.to_raw(), refusal.rc()).message(Some(refusal.message())).to_bytes();
+        let raw = request.req_id.to_raw();
+        let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).data(d).to_bytes();
         self.keep(key, request, class, Body::Stored(response.into()));
     }
 
@@ -380,13 +289,6 @@ impl Engine {
     }
 }
 
-fn named(fields: Vec<FieldName>) -> Result<Vec<String>, Refusal> {
-    if fields.is_empty() {
-        return Err(Refusal::bad_request("d.fields names no attribute"));
-    }
-    Ok(fields.into_iter().map(|name| name.field).collect())
-}
-
 /// A response that fits the protocol's payload limit.
 pub(super) fn bounded(req_id: &RawValue, response: Vec<u8>) -> Vec<u8> {
     if response.len() <= iotdm_core::MAX_PAYLOAD_BYTES {
@@ -397,9 +299,6 @@ pub(super) fn bounded(req_id: &RawValue, response: Vec<u8>) -> Vec<u8> {
 
 /// How many deliveries may wait for room in the outbox. Brokers with a window stay far below it.
 const MAX_DEFERRED: usize = 4096;
-
-/// Largest attribute a product may set, in bytes of JSON: it must fit a notification beside its envelope.
-const MAX_ATTRIBUTE_BYTES: usize = 100 * 1024;
 
 /// How much of somebody else's text a log line shows.
 const MAX_LOGGED_DETAIL_CHARS: usize = 200;

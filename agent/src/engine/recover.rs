@@ -94,8 +94,8 @@ impl Engine {
                 self.finish_refused(key, Class::Executed, &refusal);
             }
             Stage::Queued => self.requeue(key),
-            Stage::Settled { .. }
-                if request.route == Route::Reboot && *request.arrived.boot != *self.settings.boot.0 =>
+            Stage::Settled { boot, .. }
+                if request.route == Route::Reboot && **boot != *self.settings.boot.0 =>
             {
                 info!(reqId = %request.req_id, "the device was restarted meanwhile");
                 self.finish_performed(key, None);
@@ -112,7 +112,6 @@ impl Engine {
                 if let Some(subject) = lane {
                     self.lanes.entry(subject).or_default().holder = Some(key);
                 }
-                self.start_judgement(key);
             }
         }
     }
@@ -148,8 +147,8 @@ impl Engine {
         let stage = match record.stage {
             StageRecord::Recorded { started: false } => Stage::Queued,
             StageRecord::Recorded { started: true } => Stage::Deciding,
-            StageRecord::Settled { response } => {
-                Stage::Settled { response: bytes(&response), acknowledged: false }
+            StageRecord::Settled { response, boot } => {
+                Stage::Settled { response: bytes(&response), boot, acknowledged: false }
             }
             StageRecord::Performing { response, boot } => Stage::Judging { response: bytes(&response), boot },
         };

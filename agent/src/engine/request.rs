@@ -36,7 +36,7 @@ pub(super) enum Stage {
     /// The handler's decision.
     Deciding,
     /// The broker's acknowledgement of the 202, then the lane's previous task and the gate.
-    Settled { response: Bytes, acknowledged: bool },
+    Settled { response: Bytes, boot: Box<str>, acknowledged: bool },
     /// The handler's judgement on work that a restart interrupted.
     Judging { response: Bytes, boot: Box<str> },
     /// The work after the 202.
@@ -78,7 +78,9 @@ impl Request {
         let stage = match &self.stage {
             Stage::Queued => StageRecord::Recorded { started: false },
             Stage::Deciding => StageRecord::Recorded { started: true },
-            Stage::Settled { response, .. } => StageRecord::Settled { response: raw(response) },
+            Stage::Settled { response, boot, .. } => {
+                StageRecord::Settled { response: raw(response), boot: boot.clone() }
+            }
             Stage::Judging { response, boot } | Stage::Performing { response, boot, .. } => {
                 StageRecord::Performing { response: raw(response), boot: boot.clone() }
             }

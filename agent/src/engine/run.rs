@@ -4,16 +4,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use iotdm_core::{
-    Code, Decision, Failure, Interrupted, Late, LogEntry, Performed, Phases, Policy, Recovery, Refusal,
-    Report, Response, Route, Severity, iso8601,
+    Code, Decision, Failure, Interrupted, Late, Performed, Phases, Policy, Recovery, Refusal, Response,
 };
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::journal::Class;
 
 use super::Engine;
-use super::answers::{Answer, Body};
 use super::event::{Effect, Moment as TaskMoment, Task, Timer};
+use super::finish::spoken;
 use super::key::KeyHash;
 use super::request::{DRAIN_LIMIT, RESTART_WITHIN, Request, Stage, Step, restarts, takes_lane};
 
@@ -27,14 +26,14 @@ pub(super) struct Lane {
 /// A task that has not ended, though its request may have.
 #[derive(Debug)]
 pub(super) struct RunningTask {
-    slot: Slot,
+    pub(super) slot: Slot,
     /// Whether it repeats work that a crash interrupted; such work goes one at a time.
     rerun: bool,
 }
 
 /// What a task occupies until it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
+pub(super) enum Slot {
     Place,
     Lane,
     Judgement,
@@ -43,24 +42,28 @@ enum Slot {
 impl Engine {
     /// Gives free places and the lane to those who wait, in order.
     pub(super) fn start_waiting(&mut self) {
-        self.release_lanes();
-        if self.stopping || self.restarting.is_some() || self.is_judging() {
-            return;
+        if !self.stopping {
+            self.start_judgements();
         }
-        self.start_acknowledged();
-        let free: Vec<KeyHash> = self
-            .lanes
-            .values_mut()
-            .filter(|lane| lane.holder.is_none())
-            .filter_map(|lane| {
+        if !self.stopping && self.restarting.is_none() && !self.is_judging() {
+            self.start_acknowledged();
+            self.start_in_lanes();
+            self.start_in_places();
+        }
+        self.release_lanes();
+    }
+
+    /// Until every lane is held or nobody waits for it: who is refused at the gate does not keep it.
+    fn start_in_lanes(&mut self) {
+        loop {
+            self.release_lanes();
+            let next = self.lanes.values_mut().filter(|lane| lane.holder.is_none()).find_map(|lane| {
                 lane.holder = lane.waiting.pop_front();
                 lane.holder
-            })
-            .collect();
-        for key in free {
+            });
+            let Some(key) = next else { return };
             self.start_request(key, Slot::Lane);
         }
-        self.start_in_places();
     }
 
     fn start_in_places(&mut self) {
@@ -69,7 +72,7 @@ impl Engine {
             let Some(key) = self.waiting.pop_front() else { break };
             let rerun = self.requests.get(&key).is_some_and(|request| request.attempt > 1);
             // A place is a task's until it has ended, also when its request was given up and queued again.
-            if rerun && self.running.values().any(|task| task.rerun) || self.running.contains_key(&key) {
+            if rerun && self.reruns() || self.running.contains_key(&key) {
                 passed_over.push_back(key);
                 continue;
             }
@@ -130,11 +133,12 @@ impl Engine {
         self.write_due(key);
     }
 
-    pub(super) fn start_judgement(&mut self, key: KeyHash) {
-        self.start_task(key, TaskMoment::Recover, Slot::Judgement);
+    /// Whether a rerun is under way.
+    pub(super) fn reruns(&self) -> bool {
+        self.running.values().any(|task| task.rerun)
     }
 
-    fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
+    pub(super) fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
         let request = &self.requests[&key];
         let policy = &self.settings.policies[&request.route];
         let budget = match moment {
@@ -191,7 +195,8 @@ impl Engine {
     fn settle(&mut self, key: KeyHash, response: Bytes) {
         let request = self.requests.get_mut(&key).expect("a request that is being decided on is unfinished");
         info!(reqId = %request.req_id, action = %request.route, rc = 202, "accepted; the work follows");
-        request.stage = Stage::Settled { response, acknowledged: false };
+        let boot = (*self.settings.boot.0).into();
+        request.stage = Stage::Settled { response, boot, acknowledged: false };
         // From here on attempts of the work are counted; the decision needs no further ones.
         request.attempt = 1;
         self.write_due(key);
@@ -224,6 +229,9 @@ impl Engine {
     fn perform(&mut self, key: KeyHash) {
         let request = &self.requests[&key];
         if self.restarting.is_some() || !takes_lane(&request.route) && self.free_places() == 0 {
+            return;
+        }
+        if request.attempt > 1 && self.reruns() {
             return;
         }
         if let Some((_, refusal)) = self.gate(request) {
@@ -307,7 +315,8 @@ impl Engine {
             Ok(Performed::Restarting) => {
                 info!(reqId = %req_id, action = %route, "the device is about to restart");
                 *step = Step::Restarting;
-                self.restarting = Some(key);
+                // Another restart may wait already for what still runs.
+                self.restarting.get_or_insert(key);
                 self.timers.set(Timer::Restart(key), self.now.monotonic + RESTART_WITHIN);
             }
             Err(failure) => self.finish_performed(key, Some(failure.to_string())),
@@ -316,26 +325,6 @@ impl Engine {
 
     pub(super) fn restart_never_came(&mut self, key: KeyHash) {
         self.finish_performed(key, Some(format!("the restart did not come within {RESTART_WITHIN:?}")));
-    }
-
-    pub(super) fn recovered(&mut self, key: KeyHash, recovery: Recovery) {
-        let Some(request) = self.requests.get_mut(&key) else { return };
-        let Stage::Judging { response, .. } = &request.stage else {
-            return self.note("a judgement came after its time", "it is dropped");
-        };
-        self.timers.clear(&Timer::Task(key));
-        info!(reqId = %request.req_id, action = %request.route, ?recovery, "interrupted work was judged");
-        match recovery {
-            Recovery::Done => self.finish_performed(key, None),
-            Recovery::Abandon => {
-                self.finish_performed(key, Some("interrupted, and not to be done again".into()))
-            }
-            Recovery::RunAgain => {
-                request.stage = Stage::Settled { response: response.clone(), acknowledged: true };
-                request.attempt += 1;
-            }
-        }
-        self.open_session();
     }
 
     pub(super) fn task_overran(&mut self, key: KeyHash) {
@@ -398,101 +387,9 @@ impl Engine {
             self.work(restarting);
         }
     }
-
-    pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
-        let Some(request) = self.requests.get(&key) else { return };
-        warn!(reqId = %request.req_id, action = %request.route, "refused: {refusal}");
-        let raw = request.req_id.to_raw();
-        let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).to_bytes();
-        self.finish(key, class, response.into());
-    }
-
-    fn finish(&mut self, key: KeyHash, class: Class, response: Bytes) {
-        let Some(request) = self.forget_open(key) else { return };
-        info!(reqId = %request.req_id, action = %request.route, "answered");
-        self.keep(key, &request, class, Body::Stored(Vec::from(response).into()));
-    }
-
-    /// Ends a request whose 202 was stored. Its answer stays what it was: the protocol cannot take it back.
-    pub(super) fn finish_performed(&mut self, key: KeyHash, failure: Option<String>) {
-        let Some(request) = self.forget_open(key) else { return };
-        let response = request.response().expect("only a request with a stored 202 performs").to_vec();
-        match &failure {
-            None => info!(reqId = %request.req_id, action = %request.route, "done"),
-            Some(failure) => {
-                error!(reqId = %request.req_id, action = %request.route, "failed: {failure}");
-                self.report_failure(&request, failure);
-            }
-        }
-        self.answers.insert(
-            key,
-            Answer {
-                subject: request.subject.clone(),
-                fingerprint: request.fingerprint,
-                sequence: request.sequence,
-                class: Class::Executed,
-                body: Body::Stored(response.into()),
-                failure: failure.map(Into::into),
-            },
-        );
-        self.write_due(key);
-        self.prune();
-        if restarts(&request.route) {
-            self.hold_ended();
-        }
-    }
-
-    fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
-        let request = self.requests.remove(&key)?;
-        for timer in [Timer::Task(key), Timer::Lane(key), Timer::Restart(key)] {
-            self.timers.clear(&timer);
-        }
-        if self.restarting == Some(key) {
-            self.restarting = None;
-            self.timers.clear(&Timer::Drain);
-            self.restart_lane_waits();
-        }
-        Some(request)
-    }
-
-    /// Those who wait for the lane could not have had it while a restart was due: they wait from here on.
-    fn restart_lane_waits(&mut self) {
-        let waiting: Vec<KeyHash> =
-            self.lanes.values().flat_map(|lane| lane.waiting.iter().copied()).collect();
-        for key in waiting {
-            self.timers.set(Timer::Lane(key), self.now.monotonic + super::request::LANE_WAIT);
-        }
-    }
-
-    fn report_failure(&mut self, request: &Request, failure: &str) {
-        let message = format!("{} (reqId {}) failed: {failure}", spoken(&request.route), request.req_id);
-        let timestamp = iso8601(self.now.wall);
-        self.report(Report::AddErrorCode(ERROR_CODE_ACTION_FAILED), None);
-        self.report(
-            Report::AddLog(LogEntry { message, timestamp, data: None, severity: Severity::Error }),
-            None,
-        );
-    }
-
-    pub(super) fn is_judging(&self) -> bool {
-        self.running.values().any(|task| task.slot == Slot::Judgement)
-    }
 }
 
 /// Whether an interrupted `handle` may be started again: where the action says so, and where it only decides.
 pub(super) fn resumes(policy: &Policy) -> bool {
     policy.interrupted == Interrupted::RunAgain || policy.phases == Phases::AnswerThenWork
 }
-
-fn spoken(route: &Route) -> String {
-    match route {
-        Route::Reboot => "a reboot".into(),
-        Route::FactoryReset => "a factory reset".into(),
-        Route::FirmwareDownload => "a firmware download".into(),
-        Route::FirmwareUpdate => "a firmware update".into(),
-        other => other.to_string(),
-    }
-}
-
-/// The error code added when work fails after its 202 was sent.
-pub const ERROR_CODE_ACTION_FAILED: i32 = 500;

@@ -25,14 +25,14 @@ impl Engine {
     pub(super) fn notify_due(&mut self, field: String) {
         let Some(generation) = self.model.generation(&field) else { return };
         let (place, left) = self.outbox.notify_due(field.clone(), generation);
-        if let Some(left) = left {
-            self.out.writes.push(Write::Unqueue(left));
+        for left in left {
+            self.drop_from_outbox(left);
         }
         self.out.writes.push(Write::Queue(place, Queued::Notify { field, generation }));
         self.out.due = true;
     }
 
-    /// Queues a report. Beyond the bound the oldest unsent report is dropped, and counted.
+    /// Queues a report. Beyond the bound the oldest report is dropped, unsent ones first, and counted.
     pub(super) fn report(&mut self, report: Report, ticket: Option<Ticket>) {
         let size = report.body().map_or(0, |body| body.to_string().len());
         if size > MAX_REPORT_BYTES {
@@ -58,7 +58,8 @@ impl Engine {
         while self.session.is_up() && self.outbox.window_open() {
             let answers_first =
                 self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
-            if self.session.manage_is_due() && !answers_first && !self.is_held() {
+            let waits = answers_first || self.is_held() || !self.deferred.is_empty();
+            if self.session.manage_is_due() && !waits {
                 self.send_manage();
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Connect, subscribe, manage, renew; and the fence between what waited on the broker and what is live.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use iotdm_core::{Code, Incoming, ReqId, Subject, UpRoute, attribute};
@@ -26,8 +26,10 @@ pub(super) struct Session {
     /// Requests that arrive before the fence may have waited on the broker; what arrives after it is live.
     fence_lifted: bool,
     manage: Manage,
+    /// Whether the platform answered manage with 200 on this connection; a renewal does not change it.
+    managed: bool,
     /// The reqIds of the manage requests of this connection.
-    manage_ids: BTreeSet<ReqId>,
+    manage_ids: VecDeque<ReqId>,
     manage_attempts: u32,
     /// Answers below this place of the queue were stored before this connection.
     answers_before: u64,
@@ -51,8 +53,8 @@ enum Manage {
     Due,
     /// It was sent, or waits for its next attempt.
     Waiting,
-    /// The platform answered 200.
-    Managed,
+    /// The platform answered 200; it is renewed before its lifetime ends.
+    Answered,
 }
 
 impl Session {
@@ -61,7 +63,7 @@ impl Session {
     }
 
     pub(super) fn is_managed(&self) -> bool {
-        self.is_up() && self.manage == Manage::Managed
+        self.is_up() && self.managed
     }
 
     pub(super) fn manage_is_due(&self) -> bool {
@@ -107,6 +109,7 @@ impl Engine {
         self.session.connected_at = self.now.monotonic;
         self.session.heard_at = self.now.monotonic;
         self.session.manage = Manage::Due;
+        self.session.managed = false;
         self.session.manage_ids.clear();
         self.session.manage_attempts = 0;
         self.session.fence_lifted = false;
@@ -202,11 +205,23 @@ impl Engine {
         if self.session.bundles_refused {
             manage.supports.bundles.clear();
         }
+        let is_too_large = |manage: &iotdm_core::Manage| json!(manage).to_string().len() > MAX_MANAGE_BYTES;
+        if is_too_large(&manage) {
+            self.note(
+                "manage larger than a message may be",
+                "metadata is left out, and deviceInfo if need be",
+            );
+            manage.metadata = None;
+        }
+        if is_too_large(&manage) {
+            manage.device_info = None;
+        }
         let (topic, payload, req_id) = self.own_request(UpRoute::Manage, Some(json!(manage)));
         let req_id = req_id.expect("an own request has a reqId");
-        if self.session.manage_ids.len() < MAX_MANAGE_IDS {
-            self.session.manage_ids.insert(req_id);
+        if self.session.manage_ids.len() >= MAX_MANAGE_IDS {
+            self.session.manage_ids.pop_front();
         }
+        self.session.manage_ids.push_back(req_id);
         self.session.manage = Manage::Waiting;
         self.session.manage_attempts += 1;
         self.timers.set(Timer::Manage, self.now.monotonic + MANAGE_ANSWER_WITHIN);
@@ -246,7 +261,7 @@ impl Engine {
         if rc != Code::OK {
             warn!(%rc, "manage was answered with an undocumented code; it is taken as success");
         }
-        self.session.manage = Manage::Managed;
+        self.session.manage = Manage::Answered;
         self.session.manage_attempts = 0;
         self.timers.clear(&Timer::Manage);
         let lifetime = Duration::from_secs(self.settings.manage.lifetime.into());
@@ -254,7 +269,9 @@ impl Engine {
             let margin = (lifetime / 10).max(RENEW_MARGIN).min(lifetime / 2);
             self.timers.set(Timer::Manage, self.now.monotonic + lifetime - margin);
         }
-        self.effect(Effect::Announce(Announcement::Managed));
+        if !std::mem::replace(&mut self.session.managed, true) {
+            self.effect(Effect::Announce(Announcement::Managed));
+        }
         true
     }
 
@@ -263,6 +280,15 @@ impl Engine {
         if self.session.is_up() {
             self.session.manage = Manage::Due;
         }
+    }
+
+    /// Requests may wait on the broker again: the next answer to manage, asked for once they are taken, is the fence.
+    pub(super) fn lower_fence(&mut self) {
+        self.session.fence_lifted = false;
+        self.session.manage_ids.clear();
+        self.session.manage = Manage::Due;
+        self.timers.clear(&Timer::Manage);
+        self.timers.set(Timer::Fence, self.now.monotonic + FENCE_WITHIN);
     }
 
     fn lift_fence(&mut self) {
@@ -285,7 +311,7 @@ impl Engine {
 
     pub(super) fn fence_overran(&mut self) {
         let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
-        if self.is_held() || quiet < FENCE_QUIET {
+        if self.is_held() || !self.deferred.is_empty() || quiet < FENCE_QUIET {
             let pause = FENCE_QUIET.saturating_sub(quiet).max(Duration::from_secs(1));
             return self.timers.set(Timer::Fence, self.now.monotonic + pause);
         }
@@ -332,8 +358,12 @@ const MANAGE_REFUSED_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// How long before the end of its lifetime manage is renewed, at the least.
 const RENEW_MARGIN: Duration = Duration::from_secs(120);
 
-/// How many manage requests of a connection are remembered.
-const MAX_MANAGE_IDS: usize = 256;
+/// Largest body of manage, in bytes: it must fit a message beside its reqId.
+const MAX_MANAGE_BYTES: usize = iotdm_core::MAX_PAYLOAD_BYTES - 1024;
+
+/// How many manage requests of a connection are remembered: the newest. One is made a minute at the most while the
+/// platform is silent, so that an answer may be an hour late.
+const MAX_MANAGE_IDS: usize = 64;
 
 /// How long a connection lasts before the fence may be lifted without an answer to manage.
 const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);

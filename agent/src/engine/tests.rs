@@ -1,1 +1,18 @@
+//! The promises of the engine, each in a file of its own, in a world of a disk, a clock, a broker and a platform.
 
+mod answers;
+mod bounds;
+mod disruptive;
+mod durable;
+mod kept;
+mod lanes;
+mod late;
+mod loops;
+mod malformed;
+mod model;
+mod quarantine;
+mod replay;
+mod session;
+mod stories;
+mod walk;
+mod world;

@@ -83,6 +83,9 @@ pub enum StageRecord {
         /// The 202.
         #[serde(rename = "r")]
         response: Box<RawValue>,
+        /// The boot it was stored in.
+        #[serde(rename = "b")]
+        boot: Box<str>,
     },
     /// The work after the 202 has begun.
     #[serde(rename = "p")]

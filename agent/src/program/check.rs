@@ -1,7 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use iotdm_core::{Interrupted, Late};
+use iotdm_core::{Action, Interrupted, Late, Route};
+use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::config::{Actions, FirmwareAction, RestartAction, Settings, Verify, plain};
 use super::logging::{Level, LogFormat};
@@ -72,7 +73,15 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
         None => refused.push("firmware"),
     }
     if let Some(diagnostics) = &actions.diagnostics {
-        line("serve", format!("diagnostics: bundle {}{}", diagnostics.bundle, late(diagnostics.late)));
+        line(
+            "serve",
+            format!(
+                "{} and {}, and report each start of the agent{}",
+                custom(&ClearErrorCodes::ROUTE),
+                custom(&ClearLog::ROUTE),
+                late(diagnostics.late)
+            ),
+        );
     }
     for script in &actions.scripts {
         let directory =
@@ -96,6 +105,13 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
     }
     if !refused.is_empty() {
         line("refuse", format!("{} with 501: not enabled", refused.join(", ")));
+    }
+}
+
+fn custom(route: &Route) -> String {
+    match route {
+        Route::Custom { bundle, action } => format!("{bundle}/{action}"),
+        fixed => fixed.to_string(),
     }
 }
 

@@ -97,7 +97,7 @@ pub(crate) struct RestartAction {
     pub(crate) command: Option<CommandLine>,
     /// Answers and reports as if, and runs nothing.
     pub(crate) dry_run: bool,
-    /// How long the work after the 202 may take.
+    /// How long the command may take.
     pub(crate) budget: Duration,
     pub(crate) late: Late,
 }
@@ -108,7 +108,7 @@ pub(crate) struct FirmwareAction {
     /// Where images are kept until they are installed.
     pub(crate) staging_dir: PathBuf,
     pub(crate) install_command: CommandLine,
-    /// Restarts with reboot's command when the installation has succeeded.
+    /// Restarts as `reboot` does when the installation has succeeded.
     pub(crate) restart_after_install: bool,
     pub(crate) verify: Verify,
     pub(crate) max_image_bytes: u64,
@@ -117,6 +117,7 @@ pub(crate) struct FirmwareAction {
     /// The authorities that may vouch for the image's server, PEM; the system's when absent.
     pub(crate) ca_pem: Option<Vec<u8>>,
     pub(crate) download_budget: Duration,
+    /// How long the install command may take.
     pub(crate) install_budget: Duration,
     /// For both steps.
     pub(crate) late: Late,
@@ -133,11 +134,10 @@ pub(crate) enum Verify {
     IfGiven,
 }
 
-/// Diagnostics as custom actions.
+/// Reports of the agent's own starts, and the custom actions that clear error codes and log.
 #[derive(Clone, Debug)]
 pub(crate) struct DiagnosticsAction {
-    /// The extension bundle they stand in.
-    pub(crate) bundle: String,
+    /// For both actions.
     pub(crate) late: Late,
 }
 

@@ -1,11 +1,18 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use iotdm_agent::journal::JournalError;
+use iotdm_agent::store::StoreError;
+use iotdm_agent::{BuildError, Device};
+use iotdm_core::{Report, Severity};
+use iotdm_handlers::Diagnostics;
+use tokio::runtime;
+
+use super::assemble::{Assembly, AssemblyError, assemble};
 use super::config::Settings;
 use super::signals;
 
 /// Why a run ended other than as asked. Each message is the last line of the log.
 #[derive(Debug, thiserror::Error)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the library's errors are mapped when it is wired"))]
 pub(crate) enum RunError {
     /// Another process has the journal.
     #[error("the journal {} is in use by {}; stop that one, or give this agent a journal of its own", path.display(), owner(*pid))]
@@ -16,22 +23,19 @@ pub(crate) enum RunError {
         pid: Option<u32>,
     },
     /// The journal cannot be opened or written.
-    #[error("the journal {} cannot be used: {reason}", path.display())]
+    #[error("{reason}")]
     Journal {
-        /// The journal.
-        path: PathBuf,
-        /// What the system said.
+        /// What failed, with the journal's path.
         reason: String,
     },
     /// The broker refuses the credentials.
     #[error(
-        "{broker} refuses this device: {reason}; check [device] and [auth], and whether the device is registered"
+        "{broker} refuses the credentials of this device; check [device] and [auth], and whether the device is \
+         registered"
     )]
     Refused {
         /// Host and port.
         broker: String,
-        /// What the broker said.
-        reason: String,
     },
     /// The library finds the configuration unusable.
     #[error("the configuration cannot be used: {reason}")]
@@ -48,50 +52,144 @@ pub(crate) enum RunError {
 }
 
 /// Runs the agent until it is stopped.
-pub(crate) fn run(_settings: Settings) -> Result<(), RunError> {
-    let _stop = signals::stop_on_signal()
-        .map_err(|reason| RunError::Internal { reason: format!("signals cannot be received: {reason}") })?;
-    Err(RunError::Internal {
-        reason: "this build can check a configuration, but not run it: no agent is wired".into(),
-    })
+pub(crate) fn run(settings: &Settings) -> Result<(), RunError> {
+    let stop = signals::stop_on_signal().map_err(|reason| internal("signals cannot be received", &reason))?;
+    let Assembly { agent, diagnostics } = assemble(settings)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build()
+        .map_err(|reason| internal("the runtime cannot be started", &reason))?;
+    let result = runtime.block_on(async {
+        if let Some(diagnostics) = diagnostics {
+            tokio::spawn(report(diagnostics, agent.device()));
+        }
+        agent.run_until(stop.cancelled_owned()).await
+    });
+    result.map_err(|error| RunError::of(error, &settings.journal))
+}
+
+/// Hands over what the agent tells of itself, until it has ended.
+async fn report(diagnostics: Diagnostics, device: Device) {
+    diagnostics.log(Severity::Information, STARTED);
+    let send = |report: Report| {
+        let device = device.clone();
+        async move { device.report(report).await }
+    };
+    let gone = diagnostics.run(send).await;
+    tracing::debug!("nothing more is reported: {gone}");
+}
+
+impl RunError {
+    fn of(error: iotdm_agent::RunError, journal: &Path) -> Self {
+        match error {
+            iotdm_agent::RunError::CredentialsRefused(broker) => Self::Refused { broker },
+            iotdm_agent::RunError::Journal(JournalError::Store(StoreError::Locked { path, pid })) => {
+                Self::Locked { path, pid }
+            }
+            // Only another configuration helps: a restart finds the same two names.
+            iotdm_agent::RunError::Journal(error @ JournalError::Identity { .. }) => {
+                Self::Configuration { reason: format!("{}: {error}", journal.display()) }
+            }
+            // Those name the journal's path themselves.
+            iotdm_agent::RunError::Journal(JournalError::Store(error)) => {
+                Self::Journal { reason: error.to_string() }
+            }
+            iotdm_agent::RunError::Journal(error) => {
+                Self::Journal { reason: format!("{}: {error}", journal.display()) }
+            }
+            other => Self::Internal { reason: other.to_string() },
+        }
+    }
+}
+
+impl From<AssemblyError> for RunError {
+    fn from(error: AssemblyError) -> Self {
+        let reason = error.to_string();
+        match error {
+            // No configuration mends those.
+            AssemblyError::Build(BuildError::System(_) | BuildError::NoJournal) => Self::Internal { reason },
+            _ => Self::Configuration { reason },
+        }
+    }
+}
+
+fn internal(what: &str, reason: &dyn std::fmt::Display) -> RunError {
+    RunError::Internal { reason: format!("{what}: {reason}") }
 }
 
 fn owner(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
 }
 
+/// What the platform's log gets at each start: an agent that starts again and again shows there.
+const STARTED: &str = concat!("iotdm-agent ", env!("CARGO_PKG_VERSION"), " has started");
+
+/// Threads for blocking work: a firmware action, a host name that is looked up, and some to spare. Each has a stack.
+const MAX_BLOCKING_THREADS: usize = 8;
+
 #[cfg(test)]
 mod tests {
+    use super::super::exit::Exit;
     use super::*;
-    use crate::program::exit::Exit;
+
+    fn of_journal(error: impl Into<JournalError>) -> RunError {
+        RunError::of(iotdm_agent::RunError::Journal(error.into()), Path::new("/var/lib/a"))
+    }
+
+    #[track_caller]
+    fn check(error: &RunError, code: u8, message: &str) {
+        assert_eq!((Exit::of(error).code(), error.to_string().as_str()), (code, message));
+    }
 
     #[test]
     fn a_locked_journal_names_the_other_process_and_ends_with_75() {
-        let error = RunError::Locked { path: "/var/lib/a".into(), pid: Some(17) };
-        assert_eq!(
-            error.to_string(),
-            "the journal /var/lib/a is in use by process 17; stop that one, or give this agent a journal of its own"
+        check(
+            &of_journal(StoreError::Locked { path: "/var/lib/a".into(), pid: Some(17) }),
+            75,
+            "the journal /var/lib/a is in use by process 17; stop that one, or give this agent a journal of its own",
         );
-        assert_eq!(Exit::of(&error).code(), 75);
     }
 
     #[test]
     fn refused_credentials_end_with_77_and_name_the_sections_to_check() {
-        let error = RunError::Refused { broker: "b:8883".into(), reason: "not authorized".into() };
-        assert!(error.to_string().contains("check [device] and [auth]"));
-        assert_eq!(Exit::of(&error).code(), 77);
+        let error = iotdm_agent::RunError::CredentialsRefused("b:8883".into());
+        check(
+            &RunError::of(error, Path::new("/var/lib/a")),
+            77,
+            "b:8883 refuses the credentials of this device; check [device] and [auth], and whether the device is \
+             registered",
+        );
     }
 
     #[test]
-    fn every_other_end_has_its_code_and_gives_its_reason() {
-        let reason = || String::from("the reason");
-        for (error, code) in [
-            (RunError::Journal { path: "/var/lib/a".into(), reason: reason() }, 69),
-            (RunError::Internal { reason: reason() }, 70),
-            (RunError::Configuration { reason: reason() }, 78),
-        ] {
-            assert!(error.to_string().contains("the reason"));
-            assert_eq!(Exit::of(&error).code(), code);
-        }
+    fn a_journal_that_cannot_be_used_ends_with_69_and_is_named_once() {
+        let attempt = "open the journal at";
+        let reason = std::io::ErrorKind::PermissionDenied.into();
+        check(
+            &of_journal(StoreError::Io { attempt, path: "/var/lib/a".into(), reason }),
+            69,
+            "cannot open the journal at /var/lib/a: permission denied",
+        );
+        let error = of_journal(JournalError::NewerFormat { found: 9 });
+        assert_eq!(Exit::of(&error).code(), 69);
+        assert!(error.to_string().starts_with("/var/lib/a: the journal has format 9"), "{error}");
+    }
+
+    #[test]
+    fn a_journal_of_another_device_is_a_mistake_of_the_configuration() {
+        check(
+            &of_journal(JournalError::Identity { found: "d:o:t:1".into(), expected: "d:o:t:2".into() }),
+            78,
+            "the configuration cannot be used: /var/lib/a: the journal belongs to d:o:t:1, this device is d:o:t:2: \
+             give each device a journal of its own",
+        );
+    }
+
+    #[test]
+    fn what_the_library_refuses_to_build_is_a_mistake_of_the_configuration() {
+        let error = AssemblyError::Build(BuildError::Range("the lifetime is too short"));
+        check(&error.into(), 78, "the configuration cannot be used: the lifetime is too short");
+        assert_eq!(Exit::of(&AssemblyError::Build(BuildError::NoJournal).into()).code(), 70);
     }
 }

@@ -277,6 +277,25 @@ async fn a_dry_run_runs_nothing() {
     assert!(file.exists(), "the command would have shown");
 }
 
+#[tokio::test]
+async fn a_dry_run_of_one_kind_needs_no_command_and_leaves_the_other_kind_alone() {
+    let system =
+        LinuxSystem::new().unwrap().reboot_command(command("exit 0")).dry_run_of(Restart::FactoryReset, true);
+    assert_eq!(system.restart(Restart::FactoryReset).await, Ok(Performed::Complete));
+    assert_eq!(system.restart(Restart::Reboot).await, Ok(Performed::Restarting));
+}
+
+#[tokio::test]
+async fn a_restart_command_that_hangs_is_ended_at_its_own_limit() {
+    let system = LinuxSystem::new()
+        .unwrap()
+        .reboot_command(command("while :; do sleep 1; done"))
+        .restart_limit(Restart::Reboot, STARTED);
+    let restart = timeout(2 * GENEROUS, system.restart(Restart::Reboot)).await.expect("a restart is bounded");
+    let Err(RestartError::Command { reason, .. }) = restart else { panic!("{restart:?}") };
+    assert_eq!(reason, "/bin/sh was ended after its limit of 3s");
+}
+
 #[test]
 fn the_clocks_and_the_boot_id_are_the_kernels() {
     let system = LinuxSystem::new().unwrap();

@@ -37,7 +37,7 @@ fn missing(key: &str) -> &'static str {
             "add the folder that keeps images until they are installed, such as staging_dir = \"/var/lib/iotdm-agent/images\""
         }
         "actions.firmware.install_command" => {
-            "add the program that installs an image and its arguments, such as install_command = [\"/usr/lib/iotdm-agent/install\"]"
+            "add the program that installs an image and its arguments, such as install_command = [\"/usr/lib/iotdm-agent/install\", \"{image}\"]"
         }
         _ if key.ends_with(".bundle") => "add the id of the extension bundle that the action stands in",
         _ if key.ends_with(".action") => "add the action's id as the extension bundle has it",

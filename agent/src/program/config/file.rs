@@ -145,7 +145,6 @@ pub(super) struct Firmware {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section, [actions.diagnostics]")]
 pub(super) struct Diagnostics {
-    pub(super) bundle: Option<CustomId>,
     pub(super) late: LateChoice,
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use iotdm_core::{Action, Download, FactoryReset, Reboot, Update};
+use iotdm_core::{Action, Download, FactoryReset, Reboot, Route, Update};
+use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
@@ -16,15 +17,14 @@ impl Resolver<'_> {
             self.restart("actions.factory_reset", section, <FactoryReset as Action>::PERFORM_BUDGET)
         });
         let can_restart = reboot.is_some();
+        let diagnostics = actions.diagnostics.map(|section| DiagnosticsAction { late: section.late.0 });
+        let taken = diagnostics.iter().flat_map(|_| [ClearErrorCodes::ROUTE, ClearLog::ROUTE]).collect();
         Actions {
             reboot,
             factory_reset,
             firmware: actions.firmware.map(|section| self.firmware(section, can_restart)),
-            diagnostics: actions.diagnostics.map(|section| DiagnosticsAction {
-                bundle: section.bundle.map_or_else(|| DEFAULT_DIAGNOSTICS_BUNDLE.into(), |id| id.0),
-                late: section.late.0,
-            }),
-            scripts: self.scripts(actions.script),
+            diagnostics,
+            scripts: self.scripts(actions.script, taken),
         }
     }
 
@@ -58,9 +58,25 @@ impl Resolver<'_> {
                 "needs a command to restart with; add an [actions.reboot] section",
             );
         }
+        let install_command = self.command("actions.firmware.install_command", section.install_command);
+        if !install_command.program.is_absolute() {
+            self.problem(
+                "actions.firmware.install_command",
+                format!(
+                    "{:?} is a name alone; write the program's path: no search decides what installs firmware",
+                    install_command.program
+                ),
+            );
+        }
+        if !install_command.args.iter().any(|argument| argument == "{image}") {
+            self.warnings.push(
+                "actions.firmware.install_command: no argument is \"{image}\": the program is not told where the image is"
+                    .into(),
+            );
+        }
         FirmwareAction {
             staging_dir: self.path(&section.staging_dir),
-            install_command: self.command("actions.firmware.install_command", section.install_command),
+            install_command,
             restart_after_install: section.restart_after_install,
             verify: section.verify,
             max_image_bytes: section.max_image_bytes.map_or(DEFAULT_IMAGE_BYTES, |bytes| bytes.get()),
@@ -72,7 +88,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn scripts(&mut self, sections: Vec<file::Script>) -> Vec<ScriptAction> {
+    fn scripts(&mut self, sections: Vec<file::Script>, taken: Vec<Route>) -> Vec<ScriptAction> {
         let mut scripts: Vec<ScriptAction> = Vec::new();
         for (index, section) in sections.into_iter().enumerate() {
             let key = format!("actions.script[{index}]");
@@ -84,6 +100,17 @@ impl Resolver<'_> {
                 self.problem(
                     &format!("{key}.action"),
                     format!("{bundle}/{action} has a script already; keep one of the two"),
+                );
+            }
+            let is_route = |route: &Route| {
+                matches!(route, Route::Custom { bundle, action }
+                    if *bundle == script.bundle && *action == script.action)
+            };
+            if taken.iter().any(is_route) {
+                let (bundle, action) = (&script.bundle, &script.action);
+                self.problem(
+                    &format!("{key}.action"),
+                    format!("{bundle}/{action} is served by [actions.diagnostics]; keep one of the two"),
                 );
             }
             scripts.push(script);
@@ -121,8 +148,6 @@ impl Resolver<'_> {
         CommandLine { program, args: command.args }
     }
 }
-
-const DEFAULT_DIAGNOSTICS_BUNDLE: &str = "diagnostics";
 
 /// 512 MiB: more than most images, less than most disks.
 const DEFAULT_IMAGE_BYTES: u64 = 512 * 1024 * 1024;

@@ -65,13 +65,34 @@ fn keys_that_are_missing() {
     check(
         "[actions.firmware]\nstaging_dir = \"x\"\n",
         "agent.toml:5:1: actions.firmware.install_command: is missing; add the program that installs an image and its \
-         arguments, such as install_command = [\"/usr/lib/iotdm-agent/install\"]",
+         arguments, such as install_command = [\"/usr/lib/iotdm-agent/install\", \"{image}\"]",
     );
     check(
         "[actions.reboot]\nbudget = \"10s\"\n",
         "agent.toml:5:1: actions.reboot.command: is missing; write a list of the program and its arguments, such as \
          [\"systemctl\", \"reboot\"], or dry_run = true to try without one",
     );
+}
+
+#[test]
+fn an_install_command_that_would_be_searched() {
+    check(
+        "[actions.firmware]\nstaging_dir = \"x\"\ninstall_command = [\"rauc\", \"install\"]\n",
+        "agent.toml:7:19: actions.firmware.install_command: \"rauc\" is a name alone; write the program's path: no search \
+         decides what installs firmware",
+    );
+}
+
+#[test]
+fn a_script_for_an_action_that_is_served_already() {
+    let script = "[[actions.script]]\nbundle = \"iotdm\"\naction = \"clearLog\"\nprogram = \"sh\"\n";
+    check(
+        &format!("[actions.diagnostics]\n{script}"),
+        "agent.toml:8:10: actions.script[0].action: iotdm/clearLog is served by [actions.diagnostics]; keep one of the \
+         two",
+    );
+    let place = Place::with(&with_device(script));
+    assert!(place.load().is_ok(), "without [actions.diagnostics] the action is free");
 }
 
 #[test]

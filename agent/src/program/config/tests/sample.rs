@@ -78,7 +78,7 @@ fn the_sample_shows_the_actions_defaults() {
         "[actions.reboot]\ncommand = [\"systemctl\", \"reboot\"]\n\
          [actions.factory_reset]\ncommand = [\"/usr/lib/iotdm-agent/factory-reset\"]\n\
          [actions.firmware]\nstaging_dir = \"/var/lib/iotdm-agent/images\"\n\
-         install_command = [\"/usr/lib/iotdm-agent/install-firmware\"]\n\
+         install_command = [\"/usr/lib/iotdm-agent/install-firmware\", \"{image}\"]\n\
          [actions.diagnostics]\n\
          [[actions.script]]\nbundle = \"acme-lamp\"\naction = \"dim\"\nprogram = \"/usr/lib/iotdm-agent/dim\"\n",
     )

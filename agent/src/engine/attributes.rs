@@ -1,0 +1,169 @@
+//! Observe, cancel and device/update: the agent's own model carries them out, at once and in one batch.
+//!
+//! Their bodies are types of ours alone, decoded within bounds; no product code runs before the record.
+
+use bytes::Bytes;
+use iotdm_core::{
+    Cancel, Code, DeviceUpdate, FieldName, Observe, Refusal, ReqId, Response, Route, Subject, Table,
+};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::journal::{Class, Write};
+
+use super::Engine;
+use super::accept::bounded;
+use super::answers::Body;
+use super::event::{Effect, Ticket};
+use super::key::KeyHash;
+use super::request::Request;
+
+impl Engine {
+    /// Observe, cancel and device/update: the agent's own model carries them out, at once and in one batch.
+    pub(super) fn carry_out(&mut self, key: KeyHash, request: &Request) {
+        let d = request.d.as_deref();
+        let result = match request.route {
+            Route::DeviceUpdate => self.device_update(d).map(|()| self.stored(request, Code::CHANGED)),
+            Route::Observe => {
+                self.observe(d).map(|fields| Body::Observed { req_id: request.req_id.clone(), fields })
+            }
+            _ => self.cancel(d).map(|()| self.stored(request, Code::OK)),
+        };
+        match result {
+            Ok(body) => {
+                info!(reqId = %request.req_id, action = %request.route, "carried out");
+                self.keep(key, request, Class::Executed, body);
+            }
+            Err(refusal) => self.refuse_attributes(key, request, &refusal),
+        }
+    }
+
+    /// A refused observe names its fields again; one that cannot be read has no value (`docs/protocol.md` §5.2).
+    fn refuse_attributes(&mut self, key: KeyHash, request: &Request, refusal: &Refusal) {
+        let named = Table::decode::<Observe>(request.d.as_deref()).ok();
+        let fields = named.filter(|_| request.route == Route::Observe && refusal.rc() == Code::NOT_FOUND);
+        let d = fields.map(|named| {
+            let names: Vec<String> = named.fields.into_iter().map(|name| name.field).collect();
+            self.values(&names)
+        });
+        self.refuse_unrecorded(key, request, refusal, d.as_deref());
+    }
+
+    fn stored(&self, request: &Request, rc: Code) -> Body {
+        Body::Stored(Response::new(&request.req_id.to_raw(), rc).to_bytes().into())
+    }
+
+    pub(super) fn device_update(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        let update = Table::decode::<DeviceUpdate>(d)?;
+        let changes = self.model.update(update.fields, self.firmware_is_busy())?;
+        if let Some((name, _)) = changes.iter().find(|(_, value)| is_too_large(value)) {
+            return Err(Refusal::bad_request(format!("{name}: larger than {MAX_ATTRIBUTE_BYTES} bytes")));
+        }
+        self.change_attributes(changes);
+        Ok(())
+    }
+
+    fn observe(&mut self, d: Option<&RawValue>) -> Result<Vec<String>, Refusal> {
+        let fields = named(Table::decode::<Observe>(d)?.fields)?;
+        let mut added: Vec<&String> = Vec::new();
+        for field in &fields {
+            let generation = self.sequence();
+            let is_known = self.model.generation(field).is_some();
+            if let Err(refusal) = self.model.observe(field, generation) {
+                // All of it or nothing: what was begun is undone.
+                for field in added {
+                    self.model.cancel(field);
+                }
+                return Err(refusal);
+            }
+            if !is_known {
+                added.push(field);
+            }
+        }
+        for field in &fields {
+            let generation = self.model.generation(field).expect("it has just been observed");
+            self.out.writes.push(Write::Observe(field.clone(), generation));
+        }
+        self.out.due = true;
+        Ok(fields)
+    }
+
+    fn cancel(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        for field in named(Table::decode::<Cancel>(d)?.fields)? {
+            self.stop_observing(&field);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_observing(&mut self, field: &str) {
+        if self.model.cancel(field) {
+            self.out.writes.push(Write::Unobserve(field.to_owned()));
+            self.out.due = true;
+        }
+        if let Some(place) = self.outbox.unsent_notify(field) {
+            self.drop_from_outbox(place);
+        }
+    }
+
+    pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
+        let too_large = changes.iter().any(|(_, value)| is_too_large(value));
+        if too_large || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
+            self.note("attributes beyond their bounds", "they are not set");
+        } else {
+            self.change_attributes(changes);
+        }
+        if let Some(ticket) = ticket {
+            self.effect(Effect::Confirm(ticket));
+        }
+    }
+
+    fn change_attributes(&mut self, changes: Vec<(String, Value)>) {
+        for (name, value) in &changes {
+            self.out.writes.push(Write::Attribute(name.clone(), value.clone()));
+        }
+        self.out.due = true;
+        self.effect(Effect::Attributes(changes.clone()));
+        for field in self.model.set(changes) {
+            self.notify_due(field);
+        }
+    }
+
+    fn firmware_is_busy(&self) -> bool {
+        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        holder
+            .and_then(|key| self.requests.get(&key))
+            .is_some_and(|request| matches!(request.route, Route::FirmwareDownload | Route::FirmwareUpdate))
+    }
+
+    fn values(&self, fields: &[String]) -> Box<RawValue> {
+        let element = |field: &String| match self.model.read(field) {
+            Some(value) => json!({ "field": field, "value": value }),
+            None => json!({ "field": field }),
+        };
+        let elements: Vec<Value> = fields.iter().map(element).collect();
+        serde_json::value::to_raw_value(&json!({ "fields": elements })).expect("attributes are JSON values")
+    }
+
+    /// The current values of observed attributes, as the answer to observe has them.
+    pub(super) fn observed_response(&self, req_id: &ReqId, fields: &[String]) -> Bytes {
+        let d = self.values(fields);
+        let raw = req_id.to_raw();
+        let response = Response::new(&raw, Code::OK).data(Some(&d)).to_bytes();
+        bounded(&raw, response).into()
+    }
+}
+
+fn named(fields: Vec<FieldName>) -> Result<Vec<String>, Refusal> {
+    if fields.is_empty() {
+        return Err(Refusal::bad_request("d.fields names no attribute"));
+    }
+    Ok(fields.into_iter().map(|name| name.field).collect())
+}
+
+fn is_too_large(value: &Value) -> bool {
+    value.to_string().len() > MAX_ATTRIBUTE_BYTES
+}
+
+/// Largest attribute, in bytes of JSON: it must fit a notification beside its envelope.
+const MAX_ATTRIBUTE_BYTES: usize = 100 * 1024;

@@ -1,0 +1,107 @@
+//! The ends that a request can come to.
+
+use bytes::Bytes;
+use iotdm_core::{LogEntry, Refusal, Report, Response, Route, Severity, iso8601};
+use tracing::{error, info, warn};
+
+use crate::journal::Class;
+
+use super::Engine;
+use super::answers::{Answer, Body};
+use super::event::Timer;
+use super::key::KeyHash;
+use super::request::{LANE_WAIT, Request, restarts};
+
+impl Engine {
+    pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
+        let Some(request) = self.requests.get(&key) else { return };
+        warn!(reqId = %request.req_id, action = %request.route, "refused: {refusal}");
+        let raw = request.req_id.to_raw();
+        let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).to_bytes();
+        self.finish(key, class, response.into());
+    }
+
+    pub(super) fn finish(&mut self, key: KeyHash, class: Class, response: Bytes) {
+        let Some(request) = self.forget_open(key) else { return };
+        info!(reqId = %request.req_id, action = %request.route, "answered");
+        self.keep(key, &request, class, Body::Stored(Vec::from(response).into()));
+    }
+
+    /// Ends a request whose 202 was stored. Its answer stays what it was: the protocol cannot take it back.
+    pub(super) fn finish_performed(&mut self, key: KeyHash, failure: Option<String>) {
+        let Some(request) = self.forget_open(key) else { return };
+        let response = request.response().expect("only a request with a stored 202 performs").to_vec();
+        match &failure {
+            None => info!(reqId = %request.req_id, action = %request.route, "done"),
+            Some(failure) => {
+                error!(reqId = %request.req_id, action = %request.route, "failed: {failure}");
+                self.report_failure(&request, failure);
+            }
+        }
+        self.answers.insert(
+            key,
+            Answer {
+                subject: request.subject.clone(),
+                fingerprint: request.fingerprint,
+                sequence: request.sequence,
+                class: Class::Executed,
+                body: Body::Stored(response.into()),
+                failure: failure.map(Into::into),
+            },
+        );
+        self.write_due(key);
+        self.prune();
+        if restarts(&request.route) {
+            self.hold_ended();
+        }
+    }
+
+    fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
+        let request = self.requests.remove(&key)?;
+        for timer in [Timer::Task(key), Timer::Lane(key), Timer::Restart(key)] {
+            self.timers.clear(&timer);
+        }
+        if self.restarting == Some(key) {
+            self.restarting = None;
+            self.timers.clear(&Timer::Drain);
+            self.restart_lane_waits();
+        }
+        Some(request)
+    }
+
+    /// Those who wait for the lane could not have had it while a restart was due: they wait from here on.
+    fn restart_lane_waits(&mut self) {
+        let waiting: Vec<KeyHash> =
+            self.lanes.values().flat_map(|lane| lane.waiting.iter().copied()).collect();
+        for key in waiting {
+            self.timers.set(Timer::Lane(key), self.now.monotonic + LANE_WAIT);
+        }
+    }
+
+    fn report_failure(&mut self, request: &Request, failure: &str) {
+        let failure: String = failure.chars().take(MAX_FAILURE_CHARS).collect();
+        let message = format!("{} (reqId {}) failed: {failure}", spoken(&request.route), request.req_id);
+        let timestamp = iso8601(self.now.wall);
+        self.report(Report::AddErrorCode(ERROR_CODE_ACTION_FAILED), None);
+        self.report(
+            Report::AddLog(LogEntry { message, timestamp, data: None, severity: Severity::Error }),
+            None,
+        );
+    }
+}
+
+pub(super) fn spoken(route: &Route) -> String {
+    match route {
+        Route::Reboot => "a reboot".into(),
+        Route::FactoryReset => "a factory reset".into(),
+        Route::FirmwareDownload => "a firmware download".into(),
+        Route::FirmwareUpdate => "a firmware update".into(),
+        other => other.to_string(),
+    }
+}
+
+/// How much of a failure's text is reported: a message may be no larger than 128 KiB.
+const MAX_FAILURE_CHARS: usize = 1024;
+
+/// The error code added when work fails after its 202 was sent.
+const ERROR_CODE_ACTION_FAILED: i32 = 500;

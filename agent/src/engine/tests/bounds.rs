@@ -1,0 +1,121 @@
+//! P8: everything is bounded.
+
+use super::world::*;
+
+#[test]
+fn the_request_after_1024_that_wait_is_answered_409_and_acknowledged() {
+    let mut world = World::new();
+    for n in 0..1024 {
+        world.deliver(&format!("r{n}"), once());
+    }
+    assert!(world.is_acked("r1023"));
+    world.assert_unanswered("r1023");
+    world.deliver("r1024", once());
+    world.assert_answer("r1024", 409);
+    assert!(world.is_acked("r1024"));
+    world.decide("r0", yes(200));
+    world.deliver("r1025", once());
+    world.assert_unanswered("r1025");
+    world.deliver("r1024", once());
+    world.assert_same_answers("r1024", 2);
+}
+
+#[test]
+fn at_the_bound_of_the_outbox_nothing_is_acknowledged_and_the_window_closes() {
+    let mut world = World::with(|settings| settings.limits.outbox = 4);
+    world.broker.pubacks = false;
+    for n in 0..40 {
+        world.send(&format!("r{n}"), Ask::new("nonsense"));
+    }
+    world.run();
+    assert!(world.is_acked("r3") && !world.is_acked("r4"));
+    assert_eq!(world.broker.unacknowledged(), 36);
+    world.puback();
+    for n in 0..40 {
+        let id = format!("r{n}");
+        assert!(world.is_acked(&id));
+        world.assert_answer(&id, 404);
+    }
+    let order: Vec<_> =
+        world.broker.on("response").iter().map(|r| r["reqId"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(order, (0..40).map(|n| format!("r{n}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_deferred_comes_again_on_the_next_connection() {
+    let mut world = World::with(|settings| settings.limits.outbox = 4);
+    world.broker.pubacks = false;
+    for n in 0..30 {
+        world.send(&format!("r{n}"), once());
+    }
+    for n in 0..5 {
+        world.send(&format!("x{n}"), Ask::new("nonsense"));
+    }
+    world.send("last", once());
+    world.run();
+    assert_eq!(world.runs("last"), 0);
+    world.restart();
+    world.broker.pubacks = true;
+    world.flap();
+    assert_eq!(world.runs("last"), 1);
+    assert!(world.is_acked("last"));
+}
+
+/// The device's own requests need responses, which arrive in the same queue as everything else.
+#[test]
+fn own_requests_alone_never_close_the_window() {
+    let mut world = World::with(|settings| settings.limits.outbox = 4);
+    world.go_offline();
+    for code in 0..20 {
+        world.input(crate::engine::Input::Report(iotdm_core::Report::AddErrorCode(code), None));
+    }
+    world.reconnect();
+    assert!(world.engine().is_managed());
+    assert_eq!(world.engine().outbox.len(), 0);
+}
+
+#[test]
+fn a_flood_of_garbage_is_counted_and_writes_nothing() {
+    let mut world = World::new();
+    let commits = world.commits;
+    for _ in 0..5000 {
+        world.deliver_raw("iotdm-1/observe", "hello");
+    }
+    assert_eq!(world.engine().counters()["unreadable payload"], 5000);
+    assert_eq!(world.commits, commits);
+}
+
+#[test]
+fn attributes_of_the_product_are_bounded() {
+    let mut world = World::new();
+    for n in 0..400 {
+        let change = vec![(format!("a{n}"), serde_json::json!(n))];
+        world.input(crate::engine::Input::SetAttributes(change, None));
+    }
+    assert_eq!(world.engine().model().attributes().count(), 256);
+}
+
+#[test]
+fn the_journal_shrinks_when_its_answers_are_pruned() {
+    let mut world = World::with(|settings| settings.limits.kept_executed = 10);
+    for n in 0..100 {
+        world.deliver(&format!("r{n}"), once());
+        world.decide(&format!("r{n}"), yes(200));
+    }
+    assert_eq!(world.engine().kept(), 10);
+    let requests = world.disk.entries().keys().filter(|key| key[0] == b'r').count();
+    assert!(requests <= 12, "{requests}");
+}
+
+#[test]
+fn publishes_on_their_way_are_bounded() {
+    let mut world = World::new();
+    world.broker.pubacks = false;
+    let before = world.broker.received.len();
+    for n in 0..200 {
+        world.deliver(&format!("r{n}"), Ask::new("nonsense"));
+    }
+    assert_eq!(world.broker.received.len() - before, 64);
+    world.puback();
+    assert_eq!(world.broker.received.len() - before, 200);
+}

@@ -1,0 +1,367 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use iotdm_core::{Code, Route, Topic, UpRoute};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::engine::{Lost, PublishId};
+use crate::link::{Link, LinkEvent};
+
+use super::link::MemoryLink;
+
+/// The other side of a test: a durable session, and somebody who sends and sees. It tracks nothing.
+///
+/// Manage and reports are answered with 200 unless [`answer`](Self::answer) says otherwise.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<()>,
+}
+
+/// What the device published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// What for; `None` for a topic that the protocol does not have.
+    pub route: Option<UpRoute>,
+    /// The topic.
+    pub topic: String,
+    /// The payload; `null` when it is not JSON.
+    pub body: Value,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    connection: Option<(u64, mpsc::UnboundedSender<LinkEvent>)>,
+    connections: u64,
+    offline: bool,
+    refuse_credentials: bool,
+    refuse_subscription: bool,
+    session: bool,
+    queue: VecDeque<Message>,
+    in_flight: BTreeMap<u16, Message>,
+    next_packet: u16,
+    window: Option<usize>,
+    published: Vec<Published>,
+    seen: BTreeMap<String, usize>,
+    answers: BTreeMap<UpRoute, Option<Code>>,
+    hold_pubacks: bool,
+    held_pubacks: Vec<PublishId>,
+    acknowledged: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    topic: String,
+    payload: Bytes,
+    at_least_once: bool,
+    retained: bool,
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Platform {
+    /// A platform that no device has connected to.
+    pub fn new() -> Self {
+        Self { inner: Arc::default(), changed: watch::Sender::new(()) }
+    }
+
+    /// The device's way to this platform.
+    pub fn link(&self) -> impl Link + 'static {
+        MemoryLink { platform: self.clone() }
+    }
+
+    /// Sends a request at QoS 1; it waits here while the device is away.
+    pub fn send(&self, route: Route, body: Value) {
+        self.send_raw(&Topic::own(route).to_string(), body.to_string());
+    }
+
+    /// Sends any bytes on any topic at QoS 1.
+    pub fn send_raw(&self, topic: &str, payload: impl Into<Bytes>) {
+        self.enqueue(Message {
+            topic: topic.into(),
+            payload: payload.into(),
+            at_least_once: true,
+            retained: false,
+        });
+    }
+
+    /// Sends any bytes at QoS 0, or as a message that the broker had retained.
+    pub fn send_oddly(&self, topic: &str, payload: impl Into<Bytes>, at_least_once: bool, retained: bool) {
+        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained });
+    }
+
+    /// How requests of the device are answered: with a code, or with silence.
+    pub fn answer(&self, route: UpRoute, code: Option<Code>) {
+        self.lock().answers.insert(route, code);
+    }
+
+    /// The next response with this reqId that was not yet returned here.
+    pub async fn response(&self, req_id: &str) -> Value {
+        let mut changes = self.changed.subscribe();
+        loop {
+            let all = self.responses(req_id);
+            {
+                let mut inner = self.lock();
+                let seen = inner.seen.entry(req_id.into()).or_default();
+                if let Some(response) = all.get(*seen) {
+                    *seen += 1;
+                    return response.clone();
+                }
+            }
+            changes.changed().await.expect("the platform outlives the wait");
+        }
+    }
+
+    /// All responses with this reqId.
+    pub fn responses(&self, req_id: &str) -> Vec<Value> {
+        self.published(UpRoute::Response).into_iter().filter(|body| body["reqId"] == req_id).collect()
+    }
+
+    /// The bodies of everything that the device published there.
+    pub fn published(&self, route: UpRoute) -> Vec<Value> {
+        let inner = self.lock();
+        inner
+            .published
+            .iter()
+            .filter(|item| item.route == Some(route))
+            .map(|item| item.body.clone())
+            .collect()
+    }
+
+    /// Everything that the device published, in order.
+    pub fn everything(&self) -> Vec<Published> {
+        self.lock().published.clone()
+    }
+
+    /// Waits until something holds; looked at after every event.
+    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let mut changes = self.changed.subscribe();
+        while !holds(self) {
+            changes.changed().await.expect("the platform outlives the wait");
+        }
+    }
+
+    /// Waits until the device has published this many manage requests in all.
+    pub async fn managed(&self, times: usize) {
+        self.until(|platform| platform.published(UpRoute::Manage).len() >= times).await;
+    }
+
+    /// Waits until the device has acknowledged every message.
+    pub async fn drained(&self) {
+        self.until(|platform| platform.unacknowledged() == 0).await;
+    }
+
+    /// How many messages the device has not acknowledged, waiting ones included.
+    pub fn unacknowledged(&self) -> usize {
+        let inner = self.lock();
+        inner.queue.len() + inner.in_flight.len()
+    }
+
+    /// How many messages the device has acknowledged.
+    pub fn acknowledgements(&self) -> u64 {
+        self.lock().acknowledged
+    }
+
+    /// How many connections the device has made.
+    pub fn connections(&self) -> u64 {
+        self.lock().connections
+    }
+
+    /// Cuts the connection; the device may come back.
+    pub fn cut(&self) {
+        self.change(Inner::cut);
+    }
+
+    /// Cuts the connection and lets nobody in, or lets the device in again.
+    pub fn offline(&self, offline: bool) {
+        self.change(|inner| {
+            inner.offline = offline;
+            if offline {
+                inner.cut();
+            }
+        });
+    }
+
+    /// Forgets the session and everything that waits in it, as a broker may.
+    pub fn lose_session(&self) {
+        self.change(|inner| {
+            inner.cut();
+            inner.session = false;
+            inner.queue.clear();
+            inner.in_flight.clear();
+        });
+    }
+
+    /// Withholds acknowledgements of the device's publishes, or sends the withheld ones.
+    pub fn hold_pubacks(&self, hold: bool) {
+        self.change(|inner| {
+            inner.hold_pubacks = hold;
+            if !hold {
+                for id in std::mem::take(&mut inner.held_pubacks) {
+                    inner.event(LinkEvent::Published(id));
+                }
+            }
+        });
+    }
+
+    /// Refuses the credentials of whoever connects.
+    pub fn refuse_credentials(&self, refuse: bool) {
+        self.change(|inner| inner.refuse_credentials = refuse);
+    }
+
+    /// Refuses subscriptions.
+    pub fn refuse_subscription(&self, refuse: bool) {
+        self.change(|inner| inner.refuse_subscription = refuse);
+    }
+
+    /// How many messages may be unacknowledged at once; 20 unless set, as mosquitto has it.
+    pub fn window(&self, window: usize) {
+        self.change(|inner| inner.window = Some(window));
+    }
+
+    fn enqueue(&self, message: Message) {
+        self.change(|inner| {
+            inner.queue.push_back(message);
+            inner.deliver();
+        });
+    }
+
+    pub(super) fn connect(&self) -> (u64, mpsc::UnboundedReceiver<LinkEvent>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.change(|inner| {
+            inner.cut();
+            inner.connections += 1;
+            let id = inner.connections;
+            inner.connection = Some((id, sender));
+            if inner.offline {
+                inner.event(LinkEvent::Lost(Lost::Other, "nobody listens".into()));
+                inner.connection = None;
+            } else if inner.refuse_credentials {
+                inner.event(LinkEvent::Lost(Lost::Credentials, "bad user name or password".into()));
+                inner.connection = None;
+            } else {
+                inner.event(LinkEvent::Connected { session_present: inner.session });
+                inner.deliver();
+            }
+            (id, receiver)
+        })
+    }
+
+    pub(super) fn subscribed(&self, id: u64) {
+        self.of(id, |inner| {
+            let granted = !inner.refuse_subscription;
+            inner.session |= granted;
+            inner.event(LinkEvent::Subscribed { granted });
+            inner.deliver();
+        });
+    }
+
+    pub(super) fn acknowledged(&self, id: u64, packet: u16) {
+        self.of(id, |inner| {
+            assert!(
+                inner.in_flight.remove(&packet).is_some(),
+                "an acknowledgement of nothing that is in flight"
+            );
+            inner.acknowledged += 1;
+            inner.deliver();
+        });
+    }
+
+    pub(super) fn published_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &[u8]) {
+        self.of(id, |inner| {
+            let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            let body: Value = serde_json::from_slice(payload).unwrap_or_default();
+            inner.published.push(Published { route, topic: topic.into(), body: body.clone() });
+            if inner.hold_pubacks {
+                inner.held_pubacks.push(publish);
+            } else {
+                inner.event(LinkEvent::Published(publish));
+            }
+            inner.respond(route, &body["reqId"]);
+        });
+    }
+
+    pub(super) fn disconnected(&self, id: u64) {
+        self.of(id, Inner::cut);
+    }
+
+    /// Changes something on behalf of a connection, unless it is gone.
+    fn of(&self, id: u64, change: impl FnOnce(&mut Inner)) {
+        self.change(|inner| {
+            if inner.connection.as_ref().is_some_and(|(current, _)| *current == id) {
+                change(inner);
+            }
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.send_replace(());
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl Inner {
+    fn event(&self, event: LinkEvent) {
+        if let Some((_, sender)) = &self.connection {
+            // The device may have dropped its end.
+            let _ = sender.send(event);
+        }
+    }
+
+    fn cut(&mut self) {
+        self.connection = None;
+        self.held_pubacks.clear();
+        // What was in flight is redelivered first, in its order.
+        for (_, message) in std::mem::take(&mut self.in_flight).into_iter().rev() {
+            self.queue.push_front(message);
+        }
+        if !self.session {
+            self.queue.clear();
+        }
+    }
+
+    fn deliver(&mut self) {
+        while self.connection.is_some() && self.session && self.in_flight.len() < self.window.unwrap_or(20) {
+            let Some(message) = self.queue.pop_front() else { return };
+            let packet = message.at_least_once.then(|| self.packet());
+            let Message { topic, payload, retained, .. } = message.clone();
+            self.event(LinkEvent::Message { packet, topic, payload, retained });
+            self.in_flight.extend(packet.map(|packet| (packet, message)));
+        }
+    }
+
+    /// Counted up, so that the map of what is in flight keeps the order of delivery.
+    fn packet(&mut self) -> u16 {
+        self.next_packet = self.next_packet.checked_add(1).expect("a test sends fewer than 65536 messages");
+        self.next_packet
+    }
+
+    fn respond(&mut self, route: Option<UpRoute>, req_id: &Value) {
+        let Some(route) = route.filter(|route| *route != UpRoute::Response && !req_id.is_null()) else {
+            return;
+        };
+        let code = self.answers.get(&route).copied().unwrap_or(Some(Code::OK));
+        if let Some(code) = code {
+            let body = json!({ "rc": code.as_u16(), "reqId": req_id });
+            let topic = Topic::own(Route::Response).to_string();
+            self.queue.push_back(Message {
+                topic,
+                payload: body.to_string().into(),
+                at_least_once: true,
+                retained: false,
+            });
+            self.deliver();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Nothing waits for what it need not, and nothing grows without end.
+
+use iotdm_core::UpRoute;
+use serde_json::json;
+
+use crate::product::{Echo, Once, Rig};
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_delays_nobody() {
+    let rig = Rig::new();
+    let _running = rig.managed().await;
+    for n in 0..40 {
+        rig.send::<Once>(&format!("slow{n}"));
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(rig.ask::<Echo>("e").await["rc"], 200);
+    rig.platform.send(iotdm_core::Route::Observe, json!({"reqId": "o", "d": {"fields": ["deviceInfo"]}}));
+    assert_eq!(rig.platform.response("o").await["rc"], 200);
+    assert!(began.elapsed().is_zero(), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_every_place_taken_attributes_are_still_answered_and_the_rest_waits_its_turn() {
+    let rig = Rig::new();
+    rig.platform.window(200);
+    let _running = rig.managed().await;
+    for n in 0..64 {
+        rig.send::<Once>(&format!("slow{n}"));
+    }
+    rig.send::<Echo>("e");
+    rig.platform.send(iotdm_core::Route::Observe, json!({"reqId": "o", "d": {"fields": ["deviceInfo"]}}));
+    assert_eq!(rig.platform.response("o").await["rc"], 200);
+    assert!(rig.platform.responses("e").is_empty());
+    rig.product.gate.notify_one();
+    assert_eq!(rig.platform.response("e").await["rc"], 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_bound_of_waiting_requests_the_next_is_refused_and_acknowledged() {
+    let rig = Rig::new();
+    rig.platform.window(2000);
+    let _running = rig.managed().await;
+    for n in 0..1025 {
+        rig.send::<Once>(&format!("r{n}"));
+    }
+    assert_eq!(rig.platform.response("r1024").await["rc"], 409);
+    rig.platform.drained().await;
+    assert_eq!(rig.platform.published(UpRoute::Response).len(), 1);
+}
