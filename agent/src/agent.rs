@@ -81,6 +81,8 @@ pub enum State {
     Disconnected,
     /// The platform answered manage with 200 on this connection.
     Managed,
+    /// The platform answered unmanage on this connection.
+    Unmanaged,
 }
 
 impl Device {
@@ -106,6 +108,17 @@ impl Device {
     /// Queues a report; on return it is durable.
     pub async fn report(&self, report: Report) -> Result<(), ServicesGone> {
         self.handle.report(report).await
+    }
+
+    /// Leaves management: the platform sends no new requests then (`docs/protocol.md` §4.2). It lasts until
+    /// [`manage`](Self::manage) or the end of the run.
+    pub async fn unmanage(&self) -> Result<(), ServicesGone> {
+        self.handle.want_managed(false).await
+    }
+
+    /// Comes back into management.
+    pub async fn manage(&self) -> Result<(), ServicesGone> {
+        self.handle.want_managed(true).await
     }
 
     /// Whether the platform knows the device as managed, at every change.

@@ -171,6 +171,7 @@ impl Engine {
             Input::Ended(key) => self.ended(key),
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
+            Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Stop => self.stopping = true,
         }
         self.settle_down();

@@ -24,6 +24,7 @@
 //! # async fn main() {
 //! let (platform, disk, system) = (Platform::new(), MemoryDisk::new(), TestSystem::new());
 //! let agent = start(&platform, &disk, &system, |builder| builder.on::<Reboot>(Luminaire));
+//! platform.managed(1).await;
 //! platform.send(Route::Reboot, json!({"reqId": "7f0c"}));
 //! assert_eq!(platform.response("7f0c").await["rc"], 202);
 //! # }

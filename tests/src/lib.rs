@@ -1,1 +1,34 @@
-//! Placeholder.
+//! End-to-end tests, the simulation, and what holds for the repository as a whole.
+//!
+//! Nothing is here that a unit test of one crate could prove. `ARCHITECTURE.md`, section "Test layers", says which
+//! layer a test belongs to. One that needs mosquitto is in `tests/mosquitto`, marked `#[ignore = "needs mosquitto"]`,
+//! and run by `.ci/run`.
+//!
+//! * [`mosquitto`]: the broker, as a process of the test's.
+//! * [`application`]: the platform's side of it, reduced to messages.
+//! * [`device`]: an agent in this process, on a machine that the test restarts.
+//! * [`vectors`]: plays `docs/vectors`.
+
+pub mod application;
+pub mod device;
+pub mod mosquitto;
+pub mod vectors;
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// Waits for what has to happen on a real broker, and says what it was when it does not.
+///
+/// # Panics
+/// After [`PATIENCE`].
+pub async fn within<T>(what: &str, happens: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, happens).await {
+        Ok(value) => value,
+        Err(_) => panic!("within {PATIENCE:?} there was no {what}"),
+    }
+}
+
+/// How long anything may take in real time: far above what it takes on a busy machine, so that only what never comes
+/// runs into it.
+pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -156,6 +156,7 @@ impl<'a> Run<'a> {
         let input = match command {
             Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
+            Command::WantManaged(wanted) => Input::WantManaged(wanted),
         };
         self.input(input);
     }
@@ -230,6 +231,7 @@ impl<'a> Run<'a> {
                 info!("managed as {} at {}", self.driver.identity, self.driver.broker);
                 State::Managed
             }
+            Announcement::Unmanaged => State::Unmanaged,
             Announcement::Disconnected => State::Disconnected,
             Announcement::CredentialsRefused => {
                 self.credentials_refused = true;

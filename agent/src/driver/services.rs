@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) enum Command {
     SetAttributes(Vec<(String, Value)>, oneshot::Sender<()>),
     Report(Report, oneshot::Sender<()>),
+    WantManaged(bool),
 }
 
 /// The attributes as they were last made durable.
@@ -59,6 +60,10 @@ impl Handle {
 
     pub(crate) async fn report(&self, report: Report) -> Result<(), ServicesGone> {
         self.ask(|done| Command::Report(report, done)).await
+    }
+
+    pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), ServicesGone> {
+        self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| ServicesGone)
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), ServicesGone> {

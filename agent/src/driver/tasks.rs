@@ -14,6 +14,7 @@ use iotdm_core::{
 };
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,8 +40,24 @@ pub(super) struct Tasks {
     system: Arc<dyn System>,
     handle: Handle,
     events: mpsc::UnboundedSender<TaskEvent>,
-    running: BTreeMap<KeyHash, CancellationToken>,
+    running: BTreeMap<KeyHash, Running>,
     all: TaskTracker,
+}
+
+/// The two ways to end a task.
+struct Running {
+    cancellation: CancellationToken,
+    abort: AbortHandle,
+}
+
+impl Drop for Tasks {
+    // A driver that is dropped has crashed, and handlers do not outlive a crash.
+    fn drop(&mut self) {
+        for task in self.running.values() {
+            task.cancellation.cancel();
+            task.abort.abort();
+        }
+    }
 }
 
 impl Tasks {
@@ -55,7 +72,7 @@ impl Tasks {
 
     pub(super) fn start(&mut self, task: Task) {
         let cancellation = CancellationToken::new();
-        self.running.insert(task.key, cancellation.clone());
+        let (key, cancelled) = (task.key, cancellation.clone());
         let blocking = TaskTracker::new();
         let cx = Context::new(ContextParts {
             req_id: Some(task.req_id.clone()),
@@ -93,13 +110,14 @@ impl Tasks {
             blocking.wait().await;
             let _ = events.send(TaskEvent::Ended(key));
         };
-        self.all.spawn(run.instrument(span));
+        let abort = self.all.spawn(run.instrument(span)).abort_handle();
+        self.running.insert(key, Running { cancellation: cancelled, abort });
     }
 
     /// Tells a task to stop; a little later its future is dropped.
     pub(super) fn cancel(&mut self, key: KeyHash) {
-        if let Some(cancellation) = self.running.get(&key) {
-            cancellation.cancel();
+        if let Some(task) = self.running.get(&key) {
+            task.cancellation.cancel();
         }
     }
 
@@ -109,8 +127,8 @@ impl Tasks {
 
     /// Ends every task and waits until it has ended, blocking work included: what comes after may start the same work.
     pub(super) async fn end_all(&mut self) {
-        for cancellation in self.running.values() {
-            cancellation.cancel();
+        for task in self.running.values() {
+            task.cancellation.cancel();
         }
         self.all.close();
         while timeout(STILL_WAITING_EVERY, self.all.wait()).await.is_err() {

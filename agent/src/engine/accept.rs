@@ -258,7 +258,10 @@ impl Engine {
         let Some(response) = Incoming::from_envelope(envelope) else {
             return self.note("response without reqId or code", "it is dropped");
         };
-        if !self.manage_answered(&response) && !self.own_request_answered(&response) {
+        let taken = self.manage_answered(&response)
+            || self.unmanage_answered(&response)
+            || self.own_request_answered(&response);
+        if !taken {
             self.note("response to a request that is not waiting", "it is dropped");
         }
     }

@@ -39,6 +39,8 @@ pub enum Input {
     SetAttributes(Vec<(String, Value)>, Option<Ticket>),
     /// The product reports something.
     Report(Report, Option<Ticket>),
+    /// The product wants the device to be managed, as it is at first, or no longer.
+    WantManaged(bool),
     /// The agent is to stop: nothing new starts.
     Stop,
 }
@@ -122,6 +124,8 @@ pub enum Effect {
 pub enum Announcement {
     /// The platform answered manage with 200.
     Managed,
+    /// The platform answered unmanage.
+    Unmanaged,
     /// The connection is gone.
     Disconnected,
     /// The broker refused the credentials.

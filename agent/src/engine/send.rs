@@ -59,6 +59,10 @@ impl Engine {
             let answers_first =
                 self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
             let waits = answers_first || self.is_held() || !self.deferred.is_empty();
+            if self.session.unmanage_is_due() {
+                self.send_unmanage();
+                continue;
+            }
             if self.session.manage_is_due() && !waits {
                 self.send_manage();
                 continue;

@@ -1,10 +1,11 @@
 //! Connect, subscribe, manage, renew; and the fence between what waited on the broker and what is live.
 
+mod manage;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{Code, Incoming, ReqId, Subject, UpRoute, attribute};
-use serde_json::json;
+use iotdm_core::{ReqId, Subject};
 use tracing::{debug, error, info, warn};
 
 use crate::journal::Write;
@@ -35,6 +36,7 @@ pub(super) struct Session {
     answers_before: u64,
     /// The organization does not know one of our bundles.
     bundles_refused: bool,
+    unmanage: Unmanage,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,20 @@ enum Manage {
     Answered,
 }
 
+/// Whether the product wants the device to be managed, and whether the platform knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Unmanage {
+    /// It wants it.
+    #[default]
+    No,
+    /// Unmanage is to be sent.
+    Due,
+    /// It was sent under this reqId, and not answered.
+    Sent(ReqId),
+    /// The platform knows.
+    Done,
+}
+
 impl Session {
     pub(super) fn is_up(&self) -> bool {
         self.state == State::Up
@@ -67,7 +83,11 @@ impl Session {
     }
 
     pub(super) fn manage_is_due(&self) -> bool {
-        self.manage == Manage::Due
+        self.manage == Manage::Due && self.unmanage == Unmanage::No
+    }
+
+    pub(super) fn unmanage_is_due(&self) -> bool {
+        self.unmanage == Unmanage::Due
     }
 
     pub(super) fn fence_is_lifted(&self) -> bool {
@@ -112,6 +132,9 @@ impl Engine {
         self.session.managed = false;
         self.session.manage_ids.clear();
         self.session.manage_attempts = 0;
+        if matches!(self.session.unmanage, Unmanage::Sent(_)) {
+            self.session.unmanage = Unmanage::Due;
+        }
         self.session.fence_lifted = false;
         if !session_present {
             // A broker without a session has nothing that waited.
@@ -166,7 +189,10 @@ impl Engine {
         };
         self.timers.set(Timer::Connect, self.now.monotonic + pause);
         if lost == Lost::Credentials {
-            error!("the broker refused the credentials of this device; trying again in {}", spoken(pause));
+            error!(
+                "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
+                spoken(pause)
+            );
             self.effect(Effect::Announce(Announcement::CredentialsRefused));
         } else {
             warn!("not connected; trying again in {}", spoken(pause));
@@ -192,91 +218,6 @@ impl Engine {
     }
 
     pub(super) fn hold_ended(&mut self) {
-        if self.session.is_up() {
-            self.session.manage = Manage::Due;
-        }
-    }
-
-    pub(super) fn send_manage(&mut self) {
-        let mut manage = self.settings.manage.clone();
-        let typed = |value| serde_json::from_value(value).ok();
-        manage.device_info = self.model.read(attribute::DEVICE_INFO).cloned().and_then(typed);
-        manage.metadata = self.model.read(attribute::METADATA).cloned();
-        if self.session.bundles_refused {
-            manage.supports.bundles.clear();
-        }
-        let is_too_large = |manage: &iotdm_core::Manage| json!(manage).to_string().len() > MAX_MANAGE_BYTES;
-        if is_too_large(&manage) {
-            self.note(
-                "manage larger than a message may be",
-                "metadata is left out, and deviceInfo if need be",
-            );
-            manage.metadata = None;
-        }
-        if is_too_large(&manage) {
-            manage.device_info = None;
-        }
-        let (topic, payload, req_id) = self.own_request(UpRoute::Manage, Some(json!(manage)));
-        let req_id = req_id.expect("an own request has a reqId");
-        if self.session.manage_ids.len() >= MAX_MANAGE_IDS {
-            self.session.manage_ids.pop_front();
-        }
-        self.session.manage_ids.push_back(req_id);
-        self.session.manage = Manage::Waiting;
-        self.session.manage_attempts += 1;
-        self.timers.set(Timer::Manage, self.now.monotonic + MANAGE_ANSWER_WITHIN);
-        let id = self.outbox.publish_other();
-        self.effect(Effect::Publish { id, topic, payload });
-    }
-
-    /// Takes a response to manage; false when it is none of this connection.
-    pub(super) fn manage_answered(&mut self, response: &Incoming) -> bool {
-        if !self.session.manage_ids.contains(&response.req_id) {
-            return false;
-        }
-        // Whatever it says: it came through the same queue as everything the broker had kept for us.
-        self.lift_fence();
-        let pause = match response.rc {
-            rc if rc.is_success() => return self.managed(rc),
-            Code::FORBIDDEN if !self.session.bundles_refused => {
-                error!("the organization does not know every bundle of custom actions: {}", told(response));
-                self.session.bundles_refused = true;
-                Duration::ZERO
-            }
-            Code::BAD_REQUEST | Code::FORBIDDEN | Code::NOT_FOUND => {
-                error!(rc = %response.rc, "the platform refuses to manage this device: {}", told(response));
-                MANAGE_REFUSED_PAUSE
-            }
-            _ => {
-                warn!(rc = %response.rc, "the platform could not manage this device yet: {}", told(response));
-                MANAGE_PAUSE.saturating_mul(1 << self.session.manage_attempts.min(6))
-            }
-        };
-        self.session.manage = Manage::Waiting;
-        self.timers.set(Timer::Manage, self.now.monotonic + pause);
-        true
-    }
-
-    fn managed(&mut self, rc: Code) -> bool {
-        if rc != Code::OK {
-            warn!(%rc, "manage was answered with an undocumented code; it is taken as success");
-        }
-        self.session.manage = Manage::Answered;
-        self.session.manage_attempts = 0;
-        self.timers.clear(&Timer::Manage);
-        let lifetime = Duration::from_secs(self.settings.manage.lifetime.into());
-        if !lifetime.is_zero() {
-            let margin = (lifetime / 10).max(RENEW_MARGIN).min(lifetime / 2);
-            self.timers.set(Timer::Manage, self.now.monotonic + lifetime - margin);
-        }
-        if !std::mem::replace(&mut self.session.managed, true) {
-            self.effect(Effect::Announce(Announcement::Managed));
-        }
-        true
-    }
-
-    /// When manage is to be renewed, or was not answered.
-    pub(super) fn manage_due(&mut self) {
         if self.session.is_up() {
             self.session.manage = Manage::Due;
         }
@@ -322,11 +263,6 @@ impl Engine {
     }
 }
 
-fn told(response: &Incoming) -> String {
-    let message = response.message.as_deref().unwrap_or("no reason was given");
-    message.chars().take(200).collect::<String>().escape_debug().to_string()
-}
-
 fn spoken(pause: Duration) -> String {
     format!("{:.1} s", pause.as_secs_f64())
 }
@@ -345,25 +281,6 @@ const BACKOFF_CAP: Duration = Duration::from_secs(2 * 60);
 
 /// The shortest pause after refused credentials: only a person can mend that.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
-
-/// How long the platform may take to answer manage.
-const MANAGE_ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
-/// The pause after 409 or 5xx; it doubles with each attempt.
-const MANAGE_PAUSE: Duration = Duration::from_secs(2);
-
-/// The pause after an answer that another attempt alone will not change.
-const MANAGE_REFUSED_PAUSE: Duration = Duration::from_secs(10 * 60);
-
-/// How long before the end of its lifetime manage is renewed, at the least.
-const RENEW_MARGIN: Duration = Duration::from_secs(120);
-
-/// Largest body of manage, in bytes: it must fit a message beside its reqId.
-const MAX_MANAGE_BYTES: usize = iotdm_core::MAX_PAYLOAD_BYTES - 1024;
-
-/// How many manage requests of a connection are remembered: the newest. One is made a minute at the most while the
-/// platform is silent, so that an answer may be an hour late.
-const MAX_MANAGE_IDS: usize = 64;
 
 /// How long a connection lasts before the fence may be lifted without an answer to manage.
 const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);

@@ -76,7 +76,8 @@ impl Platform {
         MemoryLink { platform: self.clone() }
     }
 
-    /// Sends a request at QoS 1; it waits here while the device is away.
+    /// Sends a request at QoS 1; it waits here while the device is away. What is sent before the device's first
+    /// connection is lost, as on a broker: there is no session to keep it.
     pub fn send(&self, route: Route, body: Value) {
         self.send_raw(&Topic::own(route).to_string(), body.to_string());
     }

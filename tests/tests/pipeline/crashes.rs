@@ -18,7 +18,10 @@ async fn what_may_not_run_twice_is_answered_500_after_a_crash() {
     running.kill().await;
     let _running = rig.managed().await;
     let answer = rig.platform.response("o").await;
-    assert_eq!((&answer["rc"], &answer["message"]), (&500.into(), &"interrupted; it may have happened".into()));
+    assert_eq!(
+        (&answer["rc"], &answer["message"]),
+        (&500.into(), &"interrupted; it may have happened".into())
+    );
     assert_eq!(rig.ask::<Once>("o").await, answer);
     assert_eq!(rig.product.runs(), ["once o"]);
 }
@@ -156,4 +159,16 @@ async fn a_second_agent_on_the_same_journal_is_refused_and_told_who_has_it() {
         matches!(error, RunError::Journal(JournalError::Store(StoreError::Locked { pid: Some(17), .. }))),
         "{error}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_does_not_outlive_a_crash() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    rig.send::<Once>("o");
+    rig.until_run("once o").await;
+    let ended = rig.product.ended.clone();
+    running.kill().await;
+    tokio::task::yield_now().await;
+    assert_eq!(ended.load(std::sync::atomic::Ordering::SeqCst), 1, "the handler's future was dropped");
 }

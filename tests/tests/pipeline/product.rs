@@ -7,8 +7,8 @@ use std::time::Duration;
 use iotdm_agent::Builder;
 use iotdm_agent::testing::{MemoryDisk, Platform, Running, TestSystem, start};
 use iotdm_core::{
-    Accepted, Action, Context, Empty, Failure, Finished, Handler, Interrupted, Late, Performed, Reboot, Recovery,
-    Refusal, Restart, Route,
+    Accepted, Action, Context, Empty, Failure, Finished, Handler, Interrupted, Late, Performed, Reboot,
+    Recovery, Refusal, Restart, Route,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -20,6 +20,16 @@ pub(crate) struct Product {
     pub(crate) began: Arc<watch::Sender<()>>,
     pub(crate) gate: Arc<Notify>,
     pub(crate) blocked: Arc<AtomicUsize>,
+    pub(crate) ended: Arc<AtomicUsize>,
+}
+
+/// Counts the futures of handlers that have ended, dropped ones included.
+struct Ended(Arc<AtomicUsize>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// May run again; ends at once.
@@ -69,12 +79,12 @@ impl Action for Fresh {
 impl Product {
     fn note(&self, cx: &Context, what: &str) {
         let req_id = cx.req_id().map(ToString::to_string).unwrap_or_default();
-        self.runs.lock().unwrap().push(format!("{what} {req_id}"));
+        self.runs.lock().expect("no holder of the lock panics").push(format!("{what} {req_id}"));
         self.began.send_replace(());
     }
 
     pub(crate) fn runs(&self) -> Vec<String> {
-        self.runs.lock().unwrap().clone()
+        self.runs.lock().expect("no holder of the lock panics").clone()
     }
 }
 
@@ -88,6 +98,7 @@ impl Handler<Echo> for Product {
 impl Handler<Once> for Product {
     async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<()>, Refusal> {
         self.note(cx, "once");
+        let _ended = Ended(self.ended.clone());
         self.gate.notified().await;
         Ok(Finished(()))
     }

@@ -112,10 +112,12 @@ async fn reports_wait_for_manage_and_a_conflict_is_retried_with_another_req_id()
 async fn an_observation_outlives_the_agent_and_a_change_is_notified_once() {
     let rig = Rig::new();
     let running = rig.managed().await;
-    rig.platform.send(iotdm_core::Route::Observe, json!({"reqId": "o", "d": {"fields": [{"field": "lamp"}]}}));
+    rig.platform
+        .send(iotdm_core::Route::Observe, json!({"reqId": "o", "d": {"fields": [{"field": "lamp"}]}}));
     assert_eq!(rig.platform.response("o").await["rc"], 404);
     running.device().set_attribute("lamp", &json!({"on": true, "percent": 40})).await.unwrap();
-    rig.platform.send(iotdm_core::Route::Observe, json!({"reqId": "p", "d": {"fields": [{"field": "lamp"}]}}));
+    rig.platform
+        .send(iotdm_core::Route::Observe, json!({"reqId": "p", "d": {"fields": [{"field": "lamp"}]}}));
     let answer = rig.platform.response("p").await;
     assert_eq!(answer["d"]["fields"], json!([{"field": "lamp", "value": {"on": true, "percent": 40}}]));
     running.kill().await;
@@ -126,8 +128,31 @@ async fn an_observation_outlives_the_agent_and_a_change_is_notified_once() {
     let notify = &rig.platform.published(UpRoute::Notify)[0];
     assert_eq!(notify["d"]["fields"], json!([{"field": "lamp", "value": {"on": false, "percent": 0}}]));
     assert!(notify["reqId"].is_string());
-    rig.platform.send(iotdm_core::Route::Observe, json!({"reqId": "p", "d": {"fields": [{"field": "lamp"}]}}));
+    rig.platform
+        .send(iotdm_core::Route::Observe, json!({"reqId": "p", "d": {"fields": [{"field": "lamp"}]}}));
     // The answer to the first one may have been sent again after the crash; the replay's has the current value.
     let current = |answer: &serde_json::Value| answer["d"]["fields"][0]["value"]["on"] == false;
     rig.platform.until(|platform| platform.responses("p").last().is_some_and(current)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_product_leaves_management_and_comes_back() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    let mut state = running.device().state();
+    running.device().unmanage().await.unwrap();
+    state.wait_for(|state| *state == State::Unmanaged).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    let connections = rig.platform.connections();
+    rig.platform.cut();
+    rig.platform.until(|platform| platform.connections() > connections).await;
+    assert_eq!(rig.ask::<Echo>("late").await["rc"], 200, "what comes all the same is answered");
+    assert_eq!(
+        rig.platform.published(UpRoute::Manage).len(),
+        1,
+        "neither renewed nor sent on a new connection"
+    );
+    assert_eq!(rig.platform.published(UpRoute::Unmanage).len(), 1);
+    running.device().manage().await.unwrap();
+    state.wait_for(|state| *state == State::Managed).await.unwrap();
 }

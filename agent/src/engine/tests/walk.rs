@@ -18,7 +18,12 @@ const STEPS: usize = 150;
 fn the_promises_hold_over_random_histories() {
     let seeds = match std::env::var("IOTDM_SEED") {
         Ok(seed) => seed.parse().map(|seed| seed..seed + 1).unwrap(),
-        Err(_) => 0..std::env::var("IOTDM_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap()),
+        Err(_) => {
+            let number =
+                |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+            let first = number("IOTDM_FIRST_SEED", 0);
+            first..first + number("IOTDM_SEEDS", SEEDS)
+        }
     };
     for seed in seeds {
         let walked = std::panic::catch_unwind(|| Walk::new(seed).run());

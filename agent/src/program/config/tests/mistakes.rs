@@ -253,7 +253,7 @@ fn keys_that_do_not_go_together_are_all_told_in_the_file_s_order() {
     check(
         "[auth]\ntoken_file = \"t\"\ntoken_env = \"T\"\ntoken = \"x\"\n\
          [broker]\ntls = false\nca_file = \"ca.pem\"\n\
-         [actions.firmware]\nstaging_dir = \"i\"\ninstall_command = [\"sh\"]\nrestart_after_install = true\n\
+         [actions.firmware]\nstaging_dir = \"i\"\ninstall_command = [\"/bin/sh\"]\nrestart_after_install = true\n\
          [[actions.script]]\nbundle = \"b\"\naction = \"a\"\nprogram = \"sh\"\n\
          [[actions.script]]\nbundle = \"b\"\naction = \"a\"\nprogram = \"sh\"\n",
         "agent.toml:7:13: auth.token_env: token_file is given too; keep one of the two\n\

@@ -1,0 +1,14 @@
+//! The binary `iotdm-agent` as an operator meets it: one configuration, real processes and signals, a broker on the
+//! loopback interface, real time. Bounds are generous and every wait is for an event.
+
+#[path = "program/harness.rs"]
+mod harness;
+
+#[path = "program/actions.rs"]
+mod actions;
+#[path = "program/configuration.rs"]
+mod configuration;
+#[path = "program/ends.rs"]
+mod ends;
+#[path = "program/log.rs"]
+mod log;

@@ -1,0 +1,10 @@
+//! What only a real broker shows, in real time, on mosquitto.
+//!
+//!     cargo build -p iotdm-examples --bin driver_agent
+//!     cargo test -p iotdm-tests --test mosquitto -- --ignored
+//!
+//! The first command is for `kills` alone, which ends the real program a hundred times.
+
+mod kills;
+mod sessions;
+mod vectors;

@@ -1,0 +1,343 @@
+//! What holds for the repository as a whole: sizes, what is absent, and documents that cannot drift from the code.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that may be longer than [`MAX_FILE_LINES`], how long, and why. One that fits again must leave this list.
+const LONG_FILES: &[(&str, usize, &str)] = &[];
+
+/// Functions that may be longer than [`MAX_FUNCTION_LINES`], how long, and why.
+const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[];
+
+/// Lines of a file before its tests: what one reader takes in at one sitting.
+const MAX_FILE_LINES: usize = 400;
+
+/// Lines of a function with its signature: one screen.
+const MAX_FUNCTION_LINES: usize = 70;
+
+#[test]
+fn no_file_is_longer_than_a_sitting() {
+    let mut problems = Vec::new();
+    let mut unused: BTreeSet<&str> = LONG_FILES.iter().map(|(path, ..)| *path).collect();
+    for file in sources() {
+        let lines = file.code().len();
+        let exception = LONG_FILES.iter().find(|(path, ..)| *path == file.path);
+        let limit = exception.map_or(MAX_FILE_LINES, |(_, limit, _)| *limit);
+        if lines > limit {
+            problems.push(format!("{}: {lines} lines, at most {limit}", file.path));
+        }
+        if lines > MAX_FILE_LINES {
+            unused.remove(&*file.path);
+        }
+    }
+    problems.extend(unused.iter().map(|path| format!("{path}: no exception is needed any more")));
+    nothing(&problems);
+}
+
+#[test]
+fn no_function_is_longer_than_a_screen() {
+    let mut problems = Vec::new();
+    let mut unused: BTreeSet<(&str, &str)> =
+        LONG_FUNCTIONS.iter().map(|(path, name, ..)| (*path, *name)).collect();
+    for file in sources() {
+        for function in functions(&file.code()) {
+            let Function { name, line, lines } = &function;
+            if *lines <= MAX_FUNCTION_LINES {
+                continue;
+            }
+            let key = LONG_FUNCTIONS.iter().find(|(path, f, ..)| *path == file.path && f == name);
+            let limit = key.map_or(MAX_FUNCTION_LINES, |(.., limit, _)| *limit);
+            if *lines > limit {
+                problems.push(format!("{}:{line}: {name} has {lines} lines, at most {limit}", file.path));
+            }
+            if let Some((path, name, ..)) = key {
+                unused.remove(&(path, name));
+            }
+        }
+    }
+    problems.extend(unused.iter().map(|(path, name)| format!("{path}: {name} needs no exception any more")));
+    nothing(&problems);
+}
+
+/// The engine is pure, and each of the two libraries it must not know is named in one place.
+#[test]
+fn runtime_store_and_client_are_named_only_where_they_belong() {
+    let mut problems = Vec::new();
+    for file in sources() {
+        let pure = file.path.starts_with("agent/src/engine");
+        let mut absent: Vec<&str> = Vec::new();
+        if pure {
+            absent.extend(["tokio", "std::fs", "std::net", "std::thread", "HashMap", "HashSet"]);
+        }
+        if file.path.starts_with("agent/src/") && file.path != "agent/src/link/mqtt.rs" {
+            absent.push("rumqttc::");
+        }
+        if file.path.starts_with("agent/src/") && !file.path.starts_with("agent/src/store") {
+            absent.push("sled::");
+        }
+        if file.path.starts_with("core/src/") {
+            absent.extend(["std::fs", "std::net", "std::process", "tokio::net", "tokio::spawn"]);
+        }
+        for (number, line) in file.code().iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for word in absent.iter().filter(|word| names(code, word)) {
+                problems.push(format!("{}:{}: {word} does not belong here", file.path, number + 1));
+            }
+        }
+    }
+    nothing(&problems);
+}
+
+/// A stranger's clone must not depend on, or speak of, the machine that a line was written on.
+#[test]
+fn no_file_names_a_machine_a_registry_or_a_writing_tool() {
+    // In two halves, so that this file passes its own test.
+    let places = [
+        ["/wo", "rk/"],
+        ["/wo", "rk`"],
+        ["shared", "/"],
+        ["/ro", "ot/"],
+        ["/ho", "me/"],
+        ["replace-", "with"],
+        ["[source", "."],
+        ["[regis", "tries"],
+        ["index-", "url"],
+    ];
+    let tools =
+        [["clau", "de"], ["anthro", "pic"], ["chat", "gpt"], ["open", "ai"], ["copi", "lot"], ["l", "lm"]];
+    let mut problems = Vec::new();
+    for file in text_files() {
+        for (number, line) in file.text.lines().enumerate() {
+            let lower = line.to_lowercase();
+            let found = places.iter().map(|halves| halves.concat()).filter(|text| lower.contains(text));
+            let named = tools.iter().map(|halves| halves.concat()).filter(|word| names(&lower, word));
+            problems.extend(found.chain(named).map(|text| format!("{}:{}: {text}", file.path, number + 1)));
+        }
+    }
+    let lock = read("Cargo.lock");
+    let foreign = lock.lines().filter(|line| line.starts_with("source = ") && !line.contains(CRATES_IO));
+    problems.extend(foreign.map(|line| format!("Cargo.lock: {line}")));
+    nothing(&problems);
+}
+
+#[test]
+fn the_example_of_the_readme_is_what_the_crate_page_of_the_agent_compiles() {
+    let readme = read("README.md");
+    let shown = readme.split_once("```rust\n").expect("README.md has an example").1;
+    let shown = shown.split_once("```").expect("the example ends").0;
+
+    let page = read("agent/src/lib.rs");
+    let doctest = page.split("//! ```").nth(1).expect("agent/src/lib.rs begins with an example");
+    let mut compiled = doctest.lines().map(|line| line.trim_start_matches("//!").trim());
+
+    for line in shown.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        assert!(
+            compiled.any(|other| other == line),
+            "agent/src/lib.rs does not compile this, in this place: {line}"
+        );
+    }
+}
+
+#[test]
+fn the_readme_has_the_two_commands() {
+    let readme = read("README.md");
+    for command in ["cargo run --release --bin iotdm -- sandbox", "cargo test --workspace"] {
+        assert!(readme.lines().any(|line| line == command), "a line of its own: {command}");
+    }
+}
+
+#[test]
+fn every_link_of_a_document_leads_to_a_file() {
+    let mut problems = Vec::new();
+    for file in text_files().into_iter().filter(|file| file.path.ends_with(".md")) {
+        for target in file.text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to)
+        {
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") || target.contains('`') {
+                continue;
+            }
+            let folder = Path::new(&file.path).parent().expect("a file is in a folder");
+            if !root().join(folder).join(target).exists() {
+                problems.push(format!("{}: {target}", file.path));
+            }
+        }
+    }
+    nothing(&problems);
+}
+
+/// Code cites the protocol by section; sections are stable, and a cited one exists.
+#[test]
+fn every_cited_section_of_the_protocol_exists() {
+    let protocol = read("docs/protocol.md");
+    let sections: BTreeSet<String> = protocol
+        .lines()
+        .filter(|line| line.starts_with("##"))
+        .filter_map(|line| line.trim_start_matches('#').split_whitespace().next())
+        .map(|number| number.trim_end_matches('.').to_owned())
+        .collect();
+    let cite = ["docs/protocol.md`", " §"].concat();
+    let mut problems = Vec::new();
+    for file in text_files() {
+        for cited in file.text.split(&cite).skip(1) {
+            let number: String = cited.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let number = number.trim_end_matches('.');
+            if !sections.contains(number) {
+                problems.push(format!("{}: docs/protocol.md has no §{number}", file.path));
+            }
+        }
+    }
+    nothing(&problems);
+}
+
+/// `.ci/run` starts the tests that need a broker by the name of their target.
+#[test]
+fn every_test_that_needs_mosquitto_is_where_it_is_run() {
+    let mark = ["#[ignore = \"needs", " mosquitto\"]"].concat();
+    let stray = |file: &Text| file.path.ends_with(".rs") && !file.path.starts_with("tests/tests/mosquitto/");
+    let mut problems = Vec::new();
+    for file in text_files().into_iter().filter(stray) {
+        let marked = file.text.lines().enumerate().filter(|(_, line)| line.trim() == mark);
+        problems.extend(marked.map(|(number, _)| format!("{}:{}", file.path, number + 1)));
+    }
+    nothing(&problems);
+}
+
+fn nothing(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+/// A file of the repository, with its path from the root.
+struct Text {
+    path: String,
+    text: String,
+}
+
+impl Text {
+    /// The lines before the tests that stand at the end of the file.
+    fn code(&self) -> Vec<&str> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let tests =
+            lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with("mod tests {"));
+        lines[..tests.unwrap_or(lines.len())].to_vec()
+    }
+}
+
+struct Function {
+    name: String,
+    line: usize,
+    lines: usize,
+}
+
+/// The functions of formatted code: one ends where a line of its own indentation begins with `}`.
+fn functions(code: &[&str]) -> Vec<Function> {
+    let mut found = Vec::new();
+    for (number, line) in code.iter().enumerate() {
+        let Some(name) = function_name(line) else { continue };
+        let indent = indentation(line);
+        let last = code[number..].iter().position(|line| {
+            let ends = line.ends_with('}') || line.ends_with(';');
+            indentation(line) == indent
+                && ends
+                && (line.trim_start().starts_with(['}', ')']) || line.contains("fn "))
+        });
+        found.push(Function { name: name.into(), line: number + 1, lines: last.unwrap_or(0) + 1 });
+    }
+    found
+}
+
+fn function_name(line: &str) -> Option<&str> {
+    let (before, after) = line.split_once("fn ")?;
+    let qualifies =
+        |word: &str| matches!(word, "pub" | "const" | "async" | "extern") || word.starts_with("pub(");
+    if !before.split_whitespace().all(qualifies) {
+        return None;
+    }
+    let end = after.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+    (end > 0).then(|| &after[..end])
+}
+
+fn indentation(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// Whether `text` has `word` with nothing before or after it that would make it part of another word.
+fn names(text: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        let ends_open = word.ends_with(':');
+        !text[..at].ends_with(part) && (ends_open || !text[at + word.len()..].starts_with(part))
+    })
+}
+
+/// Rust files that are not tests as a whole.
+fn sources() -> Vec<Text> {
+    let is_test = |path: &str| path.contains("/tests/") || path.ends_with("/tests.rs");
+    text_files().into_iter().filter(|file| file.path.ends_with(".rs") && !is_test(&file.path)).collect()
+}
+
+fn text_files() -> Vec<Text> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository can be read") {
+            let entry = entry.expect("a folder of the repository can be read");
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_str().expect("names in the repository are UTF-8");
+            if name == ".git" || name == "target" {
+                continue;
+            } else if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let path = path.strip_prefix(root()).expect("it was found below the root");
+                let path = path.to_str().expect("names in the repository are UTF-8");
+                found.push(Text { path: path.to_owned(), text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 50, "the repository was not found at {}", root().display());
+    found
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|reason| panic!("{path}: {reason}"))
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("the tests have a folder of their own in the repository").to_owned()
+}
+
+const CRATES_IO: &str = "\"registry+https://github.com/rust-lang/crates.io-index\"";
+
+#[test]
+fn the_length_of_a_function_counts_from_its_signature_to_its_brace() {
+    let code = "\
+impl A {
+    fn one() {}
+
+    pub(crate) async fn two(
+        a: u8,
+    ) -> u8 {
+        let f = || {
+            a
+        };
+        f()
+    }
+
+    fn three(&self);
+}
+fn four<T>(t: T) -> T
+where
+    T: Copy,
+{
+    t
+}
+";
+    let code: Vec<&str> = code.lines().collect();
+    let found: Vec<(String, usize, usize)> =
+        functions(&code).into_iter().map(|f| (f.name, f.line, f.lines)).collect();
+    let expected = [("one", 2, 1), ("two", 4, 8), ("three", 13, 1), ("four", 15, 6)];
+    assert_eq!(found, expected.map(|(name, line, lines)| (name.to_owned(), line, lines)));
+}
