@@ -1,11 +1,12 @@
+use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Handler, Manage, Policy, Report, Route, ServicesGone, System, Table,
-    TableError, attribute,
+    Action, Bundle, ClientKind, Direction, Failure, Handler, Manage, Policy, Report, Route, ServicesGone,
+    System, Table, TableError, attribute,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,15 +93,12 @@ impl Device {
     }
 
     /// Sets an attribute durably; whoever observes it is notified. Waits while the agent does not run.
-    pub async fn set_attribute(
-        &self,
-        name: &str,
-        value: &(impl Serialize + Sync),
-    ) -> Result<(), ServicesGone> {
-        self.handle.set_attributes(vec![(name.to_owned(), json!(value))]).await
+    pub async fn set_attribute(&self, name: &str, value: &(impl Serialize + Sync)) -> Result<(), Failure> {
+        let value = serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(self.handle.set_attributes(vec![(name.to_owned(), value)]).await?)
     }
 
-    /// Waits until an attribute has changed since this was created or last called.
+    /// Counts the changes of attributes: its `changed` waits for the next one, whichever attribute it is.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.handle.attributes.changes()
     }
@@ -136,20 +134,16 @@ pub struct Builder {
     source: Option<Box<dyn StoreSource>>,
     link: Option<Box<dyn Link>>,
     seed: Option<u64>,
-    policies: Vec<(Route, fn_policy::Change)>,
+    policies: Vec<(Route, PolicyChange)>,
     problem: Option<TableError>,
 }
 
-mod fn_policy {
-    use iotdm_core::Policy;
+/// A change to an action's rules, made once its handler is known.
+struct PolicyChange(Box<dyn FnOnce(&mut Policy) + Send>);
 
-    /// A change to an action's rules.
-    pub(super) struct Change(pub(super) Box<dyn FnOnce(&mut Policy) + Send>);
-
-    impl std::fmt::Debug for Change {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Change")
-        }
+impl fmt::Debug for PolicyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PolicyChange")
     }
 }
 
@@ -170,14 +164,16 @@ impl Builder {
         self
     }
 
-    /// Changes an action's budgets or late policy.
+    /// Changes an action's rules: budgets, late policy, attempts. Its handler may be registered before or after.
     #[must_use]
     pub fn policy(mut self, route: Route, change: impl FnOnce(&mut Policy) + Send + 'static) -> Self {
-        self.policies.push((route, fn_policy::Change(Box::new(change))));
+        self.policies.push((route, PolicyChange(Box::new(change))));
         self
     }
 
-    /// The machine; [`LinuxSystem`] without commands unless this is called.
+    /// The machine; [`LinuxSystem`] without commands unless this is called. A reboot or a factory reset is then
+    /// accepted and fails: give it the command with [`LinuxSystem::reboot_command`] or
+    /// [`LinuxSystem::factory_reset_command`], or make it a dry run.
     #[must_use]
     pub fn system(mut self, system: Arc<dyn System>) -> Self {
         self.system = Some(system);
@@ -239,7 +235,7 @@ impl Builder {
             settings,
             identity: self.config.identity.client_id(),
             broker,
-            filter: "iotdm-1/#".into(),
+            filter: format!("{}#", <Route as Direction>::ROOT),
             table: Arc::new(self.table),
             system,
             source,
@@ -296,6 +292,9 @@ fn check(config: &Config) -> Result<(), BuildError> {
     {
         return Err(BuildError::Range("every limit is at least 1"));
     }
+    if limits.shutdown_grace > MAX_SHUTDOWN_GRACE {
+        return Err(BuildError::Range("the grace period for running work is a day at the most"));
+    }
     if config.identity.org.as_str() == "quickstart" {
         return Err(BuildError::Range("the quickstart organization offers no device management"));
     }
@@ -326,6 +325,9 @@ fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u6
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
     }
 }
+
+/// The longest time that running work may have after the agent was told to stop.
+const MAX_SHUTDOWN_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest lifetime that the platform takes (`docs/protocol.md` §4.1).
 const MIN_LIFETIME: Duration = Duration::from_secs(3600);

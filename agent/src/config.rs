@@ -7,6 +7,32 @@ use iotdm_core::{DeviceInfo, Identity};
 use serde_json::Value;
 
 /// An agent's configuration. The builder checks it; a program reads it from wherever it likes.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+/// use iotdm_core::{DeviceInfo, Identity};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config {
+///     identity: Identity::device("abc123", "lamp", "lamp-17")?,
+///     broker: Broker {
+///         host: "abc123.messaging.internetofthings.ibmcloud.com".into(),
+///         port: 8883,
+///         tls: Some(Tls { ca_pem: None, client_pem: None }),
+///         keep_alive: Duration::from_secs(60),
+///         durable_session: true,
+///     },
+///     token: std::env::var("IOTDM_TOKEN").ok().map(Secret::new),
+///     lifetime: Duration::from_secs(3600),
+///     device_info: DeviceInfo { fw_version: Some("1.4.0".into()), ..DeviceInfo::default() },
+///     metadata: None,
+///     limits: Limits::default(),
+/// };
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who this device is.

@@ -17,6 +17,10 @@ pub use self::mqtt::MqttLink;
 pub use self::tls::TlsError;
 
 /// Makes connections to one broker, as one client.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a link to a broker",
+    note = "`MqttLink` is one, and for tests `testing::Platform::link`"
+)]
 pub trait Link: fmt::Debug + Send {
     /// Begins a connection. It reports how that goes as its first event.
     fn open(&mut self) -> Box<dyn Connection>;

@@ -5,6 +5,8 @@
 //! ninety seconds cost nothing, and which restarts when it is told to.
 //!
 //! ```
+//! use std::time::Duration;
+//!
 //! use iotdm_agent::testing::{MemoryDisk, Platform, TestSystem, start};
 //! use iotdm_core::{Accepted, Context, Empty, Failure, Handler, Performed, Reboot, Refusal, Restart, Route};
 //! use serde_json::json;
@@ -27,7 +29,26 @@
 //! platform.managed(1).await;
 //! platform.send(Route::Reboot, json!({"reqId": "7f0c"}));
 //! assert_eq!(platform.response("7f0c").await["rc"], 202);
+//!
+//! tokio::time::sleep(Duration::from_secs(90)).await; // takes no time
+//! agent.kill().await;
+//! system.next_boot();
+//! let agent = start(&platform, &disk, &system, |builder| builder.on::<Reboot>(Luminaire));
+//! platform.managed(2).await;
+//! platform.send(Route::Reboot, json!({"reqId": "7f0c"})); // the same one again
+//! assert_eq!(platform.response("7f0c").await["rc"], 202);
+//! assert_eq!(system.restarts(), [Restart::Reboot]);
+//! agent.stop().await.expect("it was told to stop");
 //! # }
+//! ```
+//!
+//! A product's `Cargo.toml` has this for its tests, and each test is `#[tokio::test(start_paused = true)]`:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! iotdm-agent = { path = "../iotdm/agent", default-features = false, features = ["testing"] }
+//! serde_json = "1"
+//! tokio = { version = "1", features = ["macros", "rt", "test-util"] }
 //! ```
 
 mod link;

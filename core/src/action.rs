@@ -33,6 +33,11 @@ use crate::topic::Route;
 ///
 /// The request of a custom action is written from the platform's `d.fields` list: each `{field, value}` becomes one
 /// member (`docs/protocol.md` §5.6).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an action",
+    label = "an `Action` is needed here",
+    note = "write `impl Action for {Self}` with `const ROUTE`, `type Request` and `type Reply`"
+)]
 pub trait Action: Sized + 'static {
     /// Where it is asked for.
     const ROUTE: Route;

@@ -110,6 +110,10 @@ pub enum Recovery {
 }
 
 /// Several actions that share state, registered in one go.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a bundle of actions",
+    note = "`with` takes a `Bundle`; a handler of one action is registered by `on::<TheAction>`"
+)]
 pub trait Bundle {
     /// Puts the actions into the table.
     fn register(self, table: &mut Table) -> Result<(), TableError>;
@@ -267,3 +271,6 @@ impl fmt::Debug for ContextParts {
         f.debug_struct("ContextParts").field("req_id", &self.req_id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

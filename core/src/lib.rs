@@ -19,7 +19,7 @@
 //! * **The device model**: [`DeviceInfo`], [`Location`], [`Firmware`]: attributes as `docs/protocol.md` §4 and §5 have them.
 //! * **The system**: [`System`] is the seam to clocks, boot identity, restarts and child processes.
 //!
-//! Architecture invariant: nothing in this crate does I/O, spawns a task or reads a clock.
+//! Architecture invariant: nothing in this crate does I/O, spawns a task or reads a wall clock.
 
 mod action;
 mod actions;

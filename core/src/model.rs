@@ -1,5 +1,3 @@
-use std::fmt;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -207,16 +205,11 @@ impl TryFrom<u8> for UpdateStatus {
 }
 
 /// A state or status outside its table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{number} is not a number from 0 to {max}")]
 pub struct UnknownNumber {
     number: u8,
     max: u8,
-}
-
-impl fmt::Display for UnknownNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is not a number from 0 to {}", self.number, self.max)
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ use crate::action::Phases;
 use crate::response::Code;
 
 /// What a handler may answer with; the type is the code. Sealed: the protocol has these three.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no answer of the protocol",
+    label = "not an answer",
+    note = "answer with `Accepted` (202), `Changed` (204), or `Finished<T>` (200) where `T: Serialize + JsonSchema`"
+)]
 pub trait Reply: sealed::Sealed + Send + 'static {
     /// Whether the work is done before the answer or after it.
     const PHASES: Phases;
@@ -184,6 +189,8 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -196,16 +203,12 @@ mod tests {
 
     #[test]
     fn a_result_that_does_not_serialize_is_a_500() {
-        let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
-        assert_eq!(Finished(unwritable_of(unwritable)).into_parts().unwrap_err().rc(), Code::FAILED);
-    }
-
-    fn unwritable_of(map: std::collections::BTreeMap<(u8, u8), u8>) -> Unwritable {
-        Unwritable(map)
+        let unwritable = Unwritable(BTreeMap::from([((1, 2), 3)]));
+        assert_eq!(Finished(unwritable).into_parts().unwrap_err().rc(), Code::FAILED);
     }
 
     #[derive(Serialize)]
-    struct Unwritable(std::collections::BTreeMap<(u8, u8), u8>);
+    struct Unwritable(BTreeMap<(u8, u8), u8>);
 
     impl JsonSchema for Unwritable {
         fn schema_name() -> Cow<'static, str> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 /// Longest reqId that is kept, in bytes of its JSON text. IBM's are 38; a longer one is answered 400.
-pub(crate) const MAX_REQ_ID_BYTES: usize = 1024;
+const MAX_REQ_ID_BYTES: usize = 1024;
 
 /// A request's identifier, kept as the exact JSON text it arrived with: `7` and `"7"` are two identifiers, and the
 /// answer copies what was sent (`docs/protocol.md` §2).

@@ -9,6 +9,10 @@ use async_trait::async_trait;
 use crate::reply::Performed;
 
 /// The seam to the machine: clocks, boot identity, restarts, child processes. Tests put their own behind it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a machine",
+    note = "`iotdm_agent::system::LinuxSystem` is one, and for tests `iotdm_agent::testing::TestSystem`"
+)]
 #[async_trait]
 pub trait System: fmt::Debug + Send + Sync + 'static {
     /// Wall-clock time since the Unix epoch. It may jump, and may be wrong until the network has set it.

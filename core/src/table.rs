@@ -104,6 +104,11 @@ impl Table {
         };
         Value::Object(self.entries.iter().map(schema).collect())
     }
+
+    /// Decodes the body of one of the actions that the agent's device model carries out.
+    pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
+        decode(&A::ROUTE, d)
+    }
 }
 
 impl fmt::Debug for Table {
@@ -187,7 +192,7 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
 }
 
 /// Decodes a body; the refusal says where it does not fit.
-pub(crate) fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
+fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
     let body: Value = match d {
         None => Value::Object(Map::new()),
         Some(raw) => {
@@ -230,13 +235,6 @@ fn parameters(body: Value) -> Result<Value, Refusal> {
         }
     }
     Ok(Value::Object(parameters))
-}
-
-impl Table {
-    /// Decodes the body of one of the actions that the agent's device model carries out.
-    pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
-        decode(&A::ROUTE, d)
-    }
 }
 
 #[cfg(test)]

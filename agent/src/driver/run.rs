@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::agent::State;
 use crate::engine::{Announcement, Batch, Delivered, Delivery, Effect, Engine, Input, Now, Ticket};
@@ -124,7 +124,12 @@ impl<'a> Run<'a> {
                 self.ever_connected = true;
                 Input::Connected { session_present }
             }
-            LinkEvent::Subscribed { granted } => Input::Subscribed { granted },
+            LinkEvent::Subscribed { granted } => {
+                if granted {
+                    info!("connected to {} as {}", self.driver.broker, self.driver.identity);
+                }
+                Input::Subscribed { granted }
+            }
             LinkEvent::Message { packet, topic, payload, retained } => {
                 let delivery = packet.map(|packet| Delivery { epoch: self.epoch, packet });
                 Input::Delivered(Delivered { delivery, topic, payload, retained })
@@ -132,7 +137,7 @@ impl<'a> Run<'a> {
             LinkEvent::Published(id) => Input::Acknowledged(id),
             LinkEvent::Lost(lost, reason) => {
                 self.connection = None;
-                info!("no connection to {}: {reason}", self.driver.broker);
+                warn!("no connection to {}: {reason}", self.driver.broker);
                 Input::Disconnected(lost)
             }
         };

@@ -98,11 +98,18 @@ impl Tasks {
                 req_id: &task.req_id,
                 route: &task.route,
             };
-            let event = tokio::select! {
-                biased;
-                event = watched => Some(event),
-                () = ended => None,
+            let outcome = async {
+                tokio::select! {
+                    biased;
+                    event = watched => Some(event),
+                    () = ended => None,
+                }
             };
+            // A future may panic when it is dropped, too; its place and its lane must be free again all the same.
+            let event = AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or_else(|panic| {
+                warn!("the handler panicked when it was dropped: {}", panic_message(&*panic));
+                None
+            });
             // The driver may have ended with the engine that asked.
             let _ = event.map(|event| events.send(event));
             drop(cx);

@@ -19,6 +19,11 @@ use super::time::{Age, Moment, millis};
 
 impl Engine {
     pub(super) fn delivered(&mut self, delivered: Delivered) {
+        if self.session.is_down() {
+            // It came in the same batch that gives its connection up. It was not acknowledged and comes again; an answer
+            // to manage would lift the fence while requests begin to wait on the broker.
+            return;
+        }
         self.session.heard(self.now.monotonic);
         let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
@@ -157,6 +162,7 @@ impl Engine {
             attempt: 1,
             arrived,
             age: self.age_on_arrival(),
+            works: false,
             stage: Stage::Queued,
         };
         match request.route {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iotdm_core::{Code, Envelope, Incoming, ReqId, Response, Subject};
 
@@ -17,6 +17,9 @@ pub(super) struct Answers {
     by_sequence: BTreeMap<(Class, u64), KeyHash>,
     counts: BTreeMap<Class, usize>,
     bytes: usize,
+    /// Those that may become shorter. What cannot, because its reqId alone is long, is found out once and not tried, and
+    /// written, again with every further answer.
+    long: BTreeSet<(Class, u64)>,
 }
 
 /// One finished request.
@@ -60,6 +63,9 @@ impl Answers {
     pub(super) fn insert(&mut self, key: KeyHash, answer: Answer) {
         self.remove(&key);
         self.bytes += answer.body.bytes();
+        if answer.body.bytes() > SHORT_ANSWER_BYTES {
+            self.long.insert((answer.class, answer.sequence));
+        }
         *self.counts.entry(answer.class).or_default() += 1;
         self.by_sequence.insert((answer.class, answer.sequence), key);
         self.by_key.insert(key, answer);
@@ -70,6 +76,7 @@ impl Answers {
         self.bytes -= answer.body.bytes();
         *self.counts.get_mut(&answer.class).expect("what was inserted was counted") -= 1;
         self.by_sequence.remove(&(answer.class, answer.sequence));
+        self.long.remove(&(answer.class, answer.sequence));
         Some(answer)
     }
 
@@ -104,22 +111,26 @@ impl Answers {
     }
 
     fn shorten(&mut self, limit: usize, waiting: impl Fn(&KeyHash) -> bool, pruned: &mut Vec<Pruned>) {
-        let long = |key: &&KeyHash| self.by_key[*key].body.bytes() > SHORT_ANSWER_BYTES && !waiting(key);
-        let mut excess = self.bytes - limit;
-        let mut keys = Vec::new();
-        for key in self.by_sequence.values().filter(long) {
-            keys.push(*key);
-            excess = excess.saturating_sub(self.by_key[key].body.bytes() - SHORT_ANSWER_BYTES);
-            if excess == 0 {
+        let mut tried = Vec::new();
+        for place in &self.long {
+            if self.bytes <= limit {
                 break;
             }
-        }
-        for key in keys {
-            let answer = self.by_key.get_mut(&key).expect("the key was just read from the index");
+            let key = self.by_sequence[place];
+            if waiting(&key) {
+                continue;
+            }
+            tried.push(*place);
+            let answer = self.by_key.get_mut(&key).expect("the index names answers");
             let short = answer.body.without_data();
-            self.bytes = self.bytes - answer.body.bytes() + short.bytes();
-            answer.body = short;
-            pruned.push(Pruned::Shortened(key));
+            if short.bytes() < answer.body.bytes() {
+                self.bytes -= answer.body.bytes() - short.bytes();
+                answer.body = short;
+                pruned.push(Pruned::Shortened(key));
+            }
+        }
+        for place in tried {
+            self.long.remove(&place);
         }
     }
 }
@@ -217,5 +228,23 @@ mod tests {
         let text = String::from_utf8_lossy(bytes);
         assert!(text.starts_with(r#"{"rc":200,"message":""#) && text.ends_with(r#""reqId":"0"}"#), "{text}");
         assert!(answers.bytes <= 15_000, "{}", answers.bytes);
+    }
+
+    /// Else every further answer would write thousands of records again, for nothing.
+    #[test]
+    fn what_cannot_become_shorter_is_written_no_second_time() {
+        let mut answers = Answers::default();
+        let long_id = "i".repeat(1000);
+        for sequence in 0..100 {
+            let (key, answer) = answer(sequence, Class::Executed, 0);
+            let text = format!(r#"{{"rc":200,"reqId":"{long_id}{sequence}"}}"#);
+            answers.insert(key, Answer { body: Body::Stored(text.into_bytes().into()), ..answer });
+        }
+        let limits = limits(1000, 10, 50_000);
+        assert_eq!(answers.prune(&limits, |_| false), []);
+        let (key, data) = answer(100, Class::Executed, 10_000);
+        answers.insert(key, data);
+        assert_eq!(answers.prune(&limits, |_| false), [Pruned::Shortened(key)]);
+        assert_eq!(answers.prune(&limits, |_| false), []);
     }
 }

@@ -107,8 +107,8 @@ impl Engine {
     }
 
     pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
-        let too_large = changes.iter().any(|(_, value)| is_too_large(value));
-        if too_large || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
+        let unkeepable = changes.iter().any(|(_, value)| is_too_large(value) || is_too_deep(value));
+        if unkeepable || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
             self.note("attributes beyond their bounds", "they are not set");
         } else {
             self.change_attributes(changes);
@@ -163,6 +163,12 @@ fn named(fields: Vec<FieldName>) -> Result<Vec<String>, Refusal> {
 
 fn is_too_large(value: &Value) -> bool {
     value.to_string().len() > MAX_ATTRIBUTE_BYTES
+}
+
+/// Whether the journal could not read it back: that would count as damage, and cost the whole journal at the next start.
+fn is_too_deep(value: &Value) -> bool {
+    let as_stored = json!([value]).to_string();
+    serde_json::from_str::<Value>(&as_stored).is_err()
 }
 
 /// Largest attribute, in bytes of JSON: it must fit a notification beside its envelope.

@@ -6,7 +6,7 @@ use tracing::info;
 use super::Engine;
 use super::event::{Moment as TaskMoment, Timer};
 use super::key::KeyHash;
-use super::request::{Request, Stage};
+use super::request::Stage;
 use super::run::Slot;
 
 impl Engine {
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     pub(super) fn is_judging(&self) -> bool {
-        let judged = |request: &Request| matches!(request.stage, Stage::Judging { .. });
-        self.running.values().any(|task| task.slot == Slot::Judgement) || self.requests.values().any(judged)
+        // Blocking work that outlives its judgement keeps its lane, and nothing else: it may never end.
+        self.requests.values().any(|request| matches!(request.stage, Stage::Judging { .. }))
     }
 }

@@ -1,6 +1,6 @@
 //! From what was stored to a running engine.
 
-use iotdm_core::{ReqId, Route, Topic};
+use iotdm_core::{Interrupted, Phases, ReqId, Route, Topic};
 use serde_json::Value;
 use tracing::{info, warn};
 
@@ -69,7 +69,10 @@ impl Engine {
     fn configure(&mut self) {
         for (name, value) in std::mem::take(&mut self.settings.configured) {
             let memory = format!("{CONFIGURED}{name}");
-            if self.model.read(&memory) != Some(&value) {
+            // As the journal gives it back: reading a number may change its last digit, and what the platform changed
+            // would be undone at every start.
+            let read_back = serde_json::from_str(&value.to_string()).unwrap_or_else(|_| value.clone());
+            if self.model.read(&memory) != Some(&read_back) {
                 self.set_attributes(vec![(memory, value.clone()), (name, value)], None);
             }
         }
@@ -85,7 +88,9 @@ impl Engine {
         };
         let lane = takes_lane(&request.route).then(|| request.subject.clone());
         match &request.stage {
-            Stage::Deciding if resumes(policy) => {
+            Stage::Deciding
+                if resumes(policy) && !(request.works && policy.interrupted == Interrupted::Refuse) =>
+            {
                 self.requests.get_mut(&key).expect("it was there a moment ago").attempt += 1;
                 self.requeue(key);
             }
@@ -99,6 +104,10 @@ impl Engine {
             {
                 info!(reqId = %request.req_id, "the device was restarted meanwhile");
                 self.finish_performed(key, None);
+            }
+            Stage::Settled { .. } if policy.phases == Phases::WorkThenAnswer => {
+                // Nobody would do the work, and it would count as done.
+                self.finish_performed(key, Some("this device no longer does that after its answer".into()));
             }
             Stage::Settled { .. } => {
                 if !self.outbox.holds_answer(&key) {
@@ -164,6 +173,7 @@ impl Engine {
                 attempt: record.attempt,
                 arrived: record.arrived,
                 age: record.age,
+                works: record.works,
                 stage,
             },
         );

@@ -25,6 +25,8 @@ pub(super) struct Request {
     pub(super) arrived: Moment,
     /// How old it may have been when it arrived.
     pub(super) age: Age,
+    /// Whether a `handle` that was started does the work, and does not only decide: another program may have started it.
+    pub(super) works: bool,
     pub(super) stage: Stage,
 }
 
@@ -95,6 +97,7 @@ impl Request {
             attempt: self.attempt,
             arrived: self.arrived.clone(),
             age: self.age,
+            works: self.works,
             stage,
         }
     }
@@ -143,6 +146,10 @@ pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a restart may take to come; then it is taken to have failed.
 pub(super) const RESTART_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+/// The longest time a task has, however long its budget is. Adding one without end to a clock would panic before the
+/// request is recorded, and so at each of its deliveries.
+pub(super) const LONGEST_BUDGET: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How long the judgement on interrupted work may take.
 pub(super) const RECOVER_BUDGET: Duration = Duration::from_secs(30);

@@ -14,7 +14,9 @@ use super::Engine;
 use super::event::{Effect, Moment as TaskMoment, Task, Timer};
 use super::finish::spoken;
 use super::key::KeyHash;
-use super::request::{DRAIN_LIMIT, RESTART_WITHIN, Request, Stage, Step, restarts, takes_lane};
+use super::request::{
+    DRAIN_LIMIT, LONGEST_BUDGET, RESTART_WITHIN, Request, Stage, Step, restarts, takes_lane,
+};
 
 /// What only one request of a device may do at a time: restart it, or replace its software.
 #[derive(Debug, Default)]
@@ -127,15 +129,17 @@ impl Engine {
         if let Some((class, refusal)) = self.gate(request) {
             return self.finish_refused(key, class, &refusal);
         }
+        let works = self.settings.policies[&request.route].phases == Phases::WorkThenAnswer;
         self.start_task(key, TaskMoment::Handle, slot);
         let request = self.requests.get_mut(&key).expect("it was there a moment ago");
         request.stage = Stage::Deciding;
+        request.works |= works;
         self.write_due(key);
     }
 
-    /// Whether a rerun is under way.
+    /// Whether a rerun is under way. One that was given up is not, though its blocking work may never end.
     pub(super) fn reruns(&self) -> bool {
-        self.running.values().any(|task| task.rerun)
+        self.running.iter().any(|(key, task)| task.rerun && self.requests.contains_key(key))
     }
 
     pub(super) fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
@@ -146,6 +150,7 @@ impl Engine {
             TaskMoment::AfterAck => policy.perform_budget,
             TaskMoment::Recover => super::request::RECOVER_BUDGET,
         };
+        let budget = budget.min(LONGEST_BUDGET);
         let rebooted = match &request.stage {
             Stage::Judging { boot, .. } => **boot != *self.settings.boot.0,
             _ => false,

@@ -82,6 +82,11 @@ impl Session {
         self.is_up() && self.managed
     }
 
+    /// Whether there is no connection, or none any more: what one still had to say is not heard.
+    pub(super) fn is_down(&self) -> bool {
+        self.state == State::Down
+    }
+
     pub(super) fn manage_is_due(&self) -> bool {
         self.manage == Manage::Due && self.unmanage == Unmanage::No
     }
@@ -124,6 +129,10 @@ impl Engine {
     }
 
     pub(super) fn connected(&mut self, session_present: bool) {
+        if self.session.state != State::Connecting {
+            // Of a connection that has been given up in the same batch.
+            return;
+        }
         debug!(session_present, "connected");
         self.session.state = State::Subscribing;
         self.session.connected_at = self.now.monotonic;
@@ -145,6 +154,9 @@ impl Engine {
     }
 
     pub(super) fn subscribed(&mut self, granted: bool) {
+        if self.session.state != State::Subscribing {
+            return;
+        }
         self.timers.clear(&Timer::Establish);
         if !granted {
             error!("the broker refused the subscription to iotdm-1/#: check this client's permissions there");
@@ -195,7 +207,7 @@ impl Engine {
             );
             self.effect(Effect::Announce(Announcement::CredentialsRefused));
         } else {
-            warn!("not connected; trying again in {}", spoken(pause));
+            info!("trying again in {}", spoken(pause));
         }
         self.effect(Effect::Announce(Announcement::Disconnected));
     }

@@ -50,7 +50,9 @@ impl Moment {
     /// before this moment, and not before the program was built.
     pub fn age(&self, now: Now, boot: &BootId) -> Age {
         if *self.boot == *boot.0 {
-            return Age::AtMostMs(millis(now.uptime).saturating_sub(self.uptime_ms));
+            // A clock that went back within one boot is a machine that was put back to a snapshot: nothing measures that.
+            let age = millis(now.uptime).checked_sub(self.uptime_ms);
+            return age.map_or(Age::Unknown, Age::AtMostMs);
         }
         let (then, wall) = (self.wall_ms, millis(now.wall));
         let plausible = then >= EARLIEST_WALL_MS && wall >= then;
@@ -165,6 +167,11 @@ mod tests {
         check(now(10, T0), now(1, T0 + 7), "b", Age::AtMostMs(7));
         check(now(10, T0), now(1, T0 - 1), "b", Age::Unknown);
         check(now(10, 5), now(1, T0), "b", Age::Unknown);
+    }
+
+    #[test]
+    fn a_boot_that_is_younger_than_the_moment_tells_nothing() {
+        check(now(25, T0), now(10, T0), "a", Age::Unknown);
     }
 
     #[test]

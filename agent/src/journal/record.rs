@@ -62,6 +62,10 @@ pub struct OpenRequest {
     /// How old it may have been when it arrived.
     #[serde(rename = "g")]
     pub age: Age,
+    /// Whether the handler, where it was started, does the work before the answer; absent when it only decides, or when
+    /// it was not started.
+    #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
+    pub works: bool,
     /// How far it is.
     #[serde(rename = "s")]
     pub stage: StageRecord,

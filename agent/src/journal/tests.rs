@@ -39,6 +39,7 @@ fn open_request(d: Option<Box<RawValue>>, stage: StageRecord) -> Box<OpenRequest
         attempt: 2,
         arrived: moment(),
         age: Age::AtMostMs(5),
+        works: false,
         stage,
     })
 }

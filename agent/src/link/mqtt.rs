@@ -98,8 +98,10 @@ struct MqttConnection {
 }
 
 impl MqttConnection {
-    fn hand_over(&mut self, result: Result<(), rumqttc::ClientError>) {
-        if result.is_err() {
+    /// After one that was not taken nothing more is handed over: a gap would put the acknowledgements out of order, and
+    /// give the broker's next PUBACK to another publish.
+    fn hand_over(&mut self, submit: impl FnOnce(&AsyncClient) -> Result<(), rumqttc::ClientError>) {
+        if self.broken.is_none() && submit(&self.client).is_err() {
             self.broken = Some("the connection takes nothing more");
         }
     }
@@ -116,31 +118,30 @@ impl Connection for MqttConnection {
     }
 
     fn try_next(&mut self) -> Option<LinkEvent> {
+        if self.broken.is_some() {
+            return None;
+        }
         self.receiver.try_recv().ok()
     }
 
     fn subscribe(&mut self, filter: &str) {
-        let result = self.client.try_subscribe(filter, QoS::AtLeastOnce);
-        self.hand_over(result);
+        self.hand_over(|client| client.try_subscribe(filter, QoS::AtLeastOnce));
     }
 
     fn acknowledge(&mut self, packet: u16) {
         let mut publish = Publish::new("", QoS::AtLeastOnce, "");
         publish.pkid = packet;
-        let result = self.client.try_ack(&publish);
-        self.hand_over(result);
+        self.hand_over(|client| client.try_ack(&publish));
     }
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
         assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
         self.submitted.lock().expect("no holder of the lock panics").push_back(id);
-        let result = self.client.try_publish(topic, QoS::AtLeastOnce, false, payload);
-        self.hand_over(result);
+        self.hand_over(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload));
     }
 
     fn disconnect(&mut self) {
-        let result = self.client.try_disconnect();
-        self.hand_over(result);
+        self.hand_over(AsyncClient::try_disconnect);
     }
 }
 
@@ -248,3 +249,62 @@ const EVENT_CAPACITY: usize = 1024;
 
 /// How long TCP and TLS may take to connect.
 const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::task::spawn;
+    use tokio_test::{assert_pending, assert_ready};
+
+    use super::*;
+
+    /// A connection whose poller is the test.
+    fn connection() -> (MqttConnection, mpsc::Sender<LinkEvent>) {
+        let (client, _) = AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let task = tokio::spawn(std::future::pending());
+        (MqttConnection { client, receiver, submitted: Arc::default(), task, broken: None }, events)
+    }
+
+    /// The driver drops `next` whenever something else happens first.
+    #[tokio::test]
+    async fn an_event_is_not_lost_with_the_wait_for_it() {
+        let (mut connection, events) = connection();
+        let mut first = spawn(connection.next());
+        assert_pending!(first.poll());
+        events.send(LinkEvent::Connected { session_present: true }).await.unwrap();
+        assert!(first.is_woken());
+        drop(first);
+
+        let mut second = spawn(connection.next());
+        let event = assert_ready!(second.poll());
+        assert!(matches!(event, LinkEvent::Connected { session_present: true }), "{event:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_poller_is_the_loss_of_the_connection() {
+        let (mut connection, events) = connection();
+        let mut next = spawn(connection.next());
+        assert_pending!(next.poll());
+        drop(events);
+        assert!(next.is_woken());
+        let event = assert_ready!(next.poll());
+        assert!(matches!(event, LinkEvent::Lost(Lost::Other, _)), "{event:?}");
+    }
+
+    /// What is handed over behind a gap would take the acknowledgement of what is missing.
+    #[tokio::test]
+    async fn after_something_was_not_taken_nothing_follows_it() {
+        let (mut connection, _events) = connection();
+        let (client, mut event_loop) =
+            AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
+        connection.client = client;
+        let mut publish = |id| connection.publish(PublishId(id), "iotdevice-1/response".into(), Bytes::new());
+        publish(1);
+        publish(2);
+        event_loop.clean();
+        publish(3);
+        event_loop.clean();
+        assert_eq!(event_loop.pending.len(), 1);
+        assert!(matches!(connection.next().await, LinkEvent::Lost(Lost::Other, _)));
+    }
+}

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use iotdm_agent::journal::JournalError;
@@ -93,7 +94,7 @@ impl RunError {
             }
             // Those name the journal's path themselves.
             iotdm_agent::RunError::Journal(JournalError::Store(error)) => {
-                Self::Journal { reason: error.to_string() }
+                Self::Journal { reason: format!("{error}{}", help(&error)) }
             }
             iotdm_agent::RunError::Journal(error) => {
                 Self::Journal { reason: format!("{}: {error}", journal.display()) }
@@ -116,6 +117,19 @@ impl From<AssemblyError> for RunError {
 
 fn internal(what: &str, reason: &dyn std::fmt::Display) -> RunError {
     RunError::Internal { reason: format!("{what}: {reason}") }
+}
+
+/// What mends it, where that is known.
+fn help(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Io { reason, .. } => match reason.kind() {
+            ErrorKind::NotFound => "; create the folder around it, and let the agent's user write there",
+            ErrorKind::PermissionDenied => "; let the agent's user own it and the folder around it",
+            ErrorKind::NotADirectory => "; name a folder with journal.path, not a file",
+            _ => "",
+        },
+        _ => "",
+    }
 }
 
 fn owner(pid: Option<u32>) -> String {
@@ -165,11 +179,12 @@ mod tests {
     #[test]
     fn a_journal_that_cannot_be_used_ends_with_69_and_is_named_once() {
         let attempt = "open the journal at";
-        let reason = std::io::ErrorKind::PermissionDenied.into();
+        let reason = ErrorKind::PermissionDenied.into();
         check(
             &of_journal(StoreError::Io { attempt, path: "/var/lib/a".into(), reason }),
             69,
-            "cannot open the journal at /var/lib/a: permission denied",
+            "cannot open the journal at /var/lib/a: permission denied; let the agent's user own it and the folder \
+             around it",
         );
         let error = of_journal(JournalError::NewerFormat { found: 9 });
         assert_eq!(Exit::of(&error).code(), 69);

@@ -3,7 +3,7 @@
 use iotdm_core::UpRoute;
 use serde_json::json;
 
-use crate::product::{Echo, Once, Rig};
+use crate::product::{Bomb, Echo, Once, Rig};
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_handler_delays_nobody() {
@@ -46,4 +46,17 @@ async fn beyond_the_bound_of_waiting_requests_the_next_is_refused_and_acknowledg
     assert_eq!(rig.platform.response("r1024").await["rc"], 409);
     rig.platform.drained().await;
     assert_eq!(rig.platform.published(UpRoute::Response).len(), 1);
+}
+
+/// A place that is never given back is one less for ever.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_when_it_is_dropped_gives_its_place_back() {
+    let rig = Rig::new();
+    rig.platform.window(200);
+    let _running = rig.managed().await;
+    for n in 0..64 {
+        rig.send::<Bomb>(&format!("bomb{n}"));
+    }
+    assert_eq!(rig.ask::<Echo>("e").await["rc"], 200);
+    assert_eq!(rig.platform.responses("bomb63")[0]["rc"], 500);
 }

@@ -38,6 +38,8 @@ pub(crate) struct Echo;
 pub(crate) struct Once;
 /// Panics.
 pub(crate) struct Broken;
+/// Never ends, and panics when it is dropped.
+pub(crate) struct Bomb;
 /// Holds a thread until it is cancelled.
 pub(crate) struct Blocking;
 /// Refused when it may be older than a quarter of an hour.
@@ -58,6 +60,12 @@ impl Action for Once {
 
 impl Action for Broken {
     const ROUTE: Route = Route::custom("test", "broken");
+    type Request = Empty;
+    type Reply = Finished<()>;
+}
+
+impl Action for Bomb {
+    const ROUTE: Route = Route::custom("test", "bomb");
     type Request = Empty;
     type Reply = Finished<()>;
 }
@@ -108,6 +116,20 @@ impl Handler<Broken> for Product {
     async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<()>, Refusal> {
         self.note(cx, "broken");
         panic!("as it was told to")
+    }
+}
+
+impl Handler<Bomb> for Product {
+    async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<()>, Refusal> {
+        struct Armed;
+        impl Drop for Armed {
+            fn drop(&mut self) {
+                panic!("as it was told to");
+            }
+        }
+        self.note(cx, "bomb");
+        let _armed = Armed;
+        std::future::pending().await
     }
 }
 
@@ -182,6 +204,7 @@ impl Rig {
                     .on::<Echo>(product.clone())
                     .on::<Once>(product.clone())
                     .on::<Broken>(product.clone())
+                    .on::<Bomb>(product.clone())
                     .on::<Blocking>(product.clone())
                     .on::<Fresh>(product),
             )

@@ -119,3 +119,14 @@ fn publishes_on_their_way_are_bounded() {
     world.puback();
     assert_eq!(world.broker.received.len() - before, 200);
 }
+
+/// What cannot be read back would count as damage at the next start, and cost the whole journal.
+#[test]
+fn an_attribute_too_deep_to_be_read_back_is_not_kept() {
+    let mut world = World::new();
+    let deep = (0..130).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+    world.input(crate::engine::Input::SetAttributes(vec![("deep".into(), deep)], None));
+    world.restart();
+    assert_eq!(world.disk.set_aside_names().len(), 0);
+    assert!(world.engine().model().read("deep").is_none());
+}

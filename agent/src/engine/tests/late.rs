@@ -262,3 +262,23 @@ fn what_the_broker_held_back_while_nothing_was_acknowledged_is_not_live() {
     world.deliver("r2", fresh());
     assert_eq!(world.runs("r2"), 1);
 }
+
+/// A connection that is given up may have more to say in the same batch. Its answer to manage must not move the mark
+/// while requests begin to wait on the broker.
+#[test]
+fn an_answer_to_manage_on_a_connection_that_was_given_up_lifts_no_fence() {
+    let mut world = World::new();
+    world.broker.rc.insert("mgmt/manage", None);
+    world.go_offline();
+    world.reconnect();
+    let req_id = world.broker.on("mgmt/manage").last().unwrap()["reqId"].clone();
+    world.go_offline();
+    let payload = serde_json::json!({ "rc": 200, "reqId": req_id }).to_string().into();
+    let topic = "iotdm-1/response".into();
+    let delivered = crate::engine::Delivered { delivery: None, topic, payload, retained: false };
+    let mark = world.engine().mark.clone();
+    world.elapsed += secs(6);
+    world.input(crate::engine::Input::Delivered(delivered));
+    world.fire();
+    assert_eq!(world.engine().mark, mark);
+}

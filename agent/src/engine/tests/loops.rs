@@ -1,6 +1,6 @@
 //! P6: no loop.
 
-use iotdm_core::{Performed, Recovery, Refusal};
+use iotdm_core::{Performed, Phases, Recovery, Refusal, Route};
 
 use super::world::*;
 
@@ -155,4 +155,75 @@ fn a_refusal_ends_the_attempts() {
     world.restart();
     assert_eq!(world.runs("r1"), 2);
     world.assert_only("r1", 500);
+}
+
+#[test]
+fn a_judgement_whose_blocking_work_never_ends_holds_nobody_up() {
+    let mut world = World::new();
+    world.deliver("p", after());
+    world.decide("p", yes(202));
+    world.restart();
+    world.obeys_cancel = false;
+    world.pass(secs(31));
+    assert!(world.is_running("p"));
+    world.deliver("r1", once());
+    assert_eq!(world.runs("r1"), 1);
+}
+
+#[test]
+fn a_rerun_whose_blocking_work_never_ends_holds_no_other_rerun_up() {
+    let mut world = World::new();
+    world.deliver("a", again());
+    world.deliver("b", again());
+    world.restart();
+    world.obeys_cancel = false;
+    world.pass(secs(31));
+    world.assert_only("a", 500);
+    assert_eq!((world.is_running("a"), world.runs("b")), (true, 2));
+}
+
+#[test]
+fn a_budget_without_end_is_no_panic() {
+    let mut world = World::with(|settings| {
+        for policy in settings.policies.values_mut() {
+            policy.budget = std::time::Duration::MAX;
+            policy.perform_budget = std::time::Duration::MAX;
+        }
+    });
+    world.pass(secs(1));
+    world.deliver("r1", after());
+    world.decide("r1", yes(202));
+    world.pass(minutes(60 * 24 * 9));
+    world.performed("r1", Ok(Performed::Complete));
+    assert!(world.engine().requests.is_empty());
+}
+
+/// The program was replaced in the middle of a request: an action that did its work first now answers first.
+#[test]
+fn work_that_an_older_program_began_is_not_begun_again_as_a_decision() {
+    let mut world = World::new();
+    world.deliver("r1", once());
+    change_phases(&mut world, "once", Phases::AnswerThenWork);
+    world.restart();
+    world.assert_only("r1", 500);
+    assert_eq!((world.runs("r1"), world.performs("r1")), (1, 0));
+}
+
+#[test]
+fn work_that_a_newer_program_does_no_more_after_its_answer_is_not_said_to_be_done() {
+    let mut world = World::new();
+    world.broker.pubacks = false;
+    world.deliver("r1", after());
+    world.decide("r1", yes(202));
+    change_phases(&mut world, "after", Phases::WorkThenAnswer);
+    world.broker.pubacks = true;
+    world.restart();
+    world.pass(secs(60));
+    world.assert_only("r1", 202);
+    assert_eq!((world.performs("r1"), world.broker.on("add/diag/log").len()), (0, 1));
+}
+
+fn change_phases(world: &mut World, action: &'static str, phases: Phases) {
+    let route = Route::custom("lamp", action);
+    world.settings.policies.get_mut(&route).expect("the world has it").phases = phases;
 }

@@ -151,3 +151,17 @@ fn what_the_product_sets_is_confirmed_once_it_is_durable() {
 fn set_only(world: &mut World) {
     world.input(Input::SetAttributes(vec![("level".into(), json!(2))], Some(Ticket(1))));
 }
+
+/// A number whose last digit changes when it is read back is still the same configuration.
+#[test]
+fn what_was_configured_with_many_digits_does_not_undo_an_update_at_every_start() {
+    let unsteady = |number: &f64| {
+        serde_json::from_str::<f64>(&json!(number).to_string())
+            .is_ok_and(|read| read.to_bits() != number.to_bits())
+    };
+    let number = (1..100_000).map(|n| f64::from(n) / 7.3e11).find(unsteady).expect("there are such numbers");
+    let mut world = World::with(|settings| settings.configured[1].1 = json!({ "factor": number }));
+    world.deliver("u", update("metadata", json!({ "owner": "somebody" })));
+    world.restart();
+    assert_eq!(world.engine().model().read("metadata"), Some(&json!({ "owner": "somebody" })));
+}

@@ -215,3 +215,14 @@ fn two_runs_of_the_same_inputs_are_the_same() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_connection_that_was_given_up_and_then_comes_about_is_not_taken_for_one() {
+    let mut world = World::new();
+    world.go_offline();
+    world.input(crate::engine::Input::Connected { session_present: true });
+    world.input(crate::engine::Input::Subscribed { granted: true });
+    world.broker.reachable = true;
+    world.pass(secs(3));
+    assert!(world.engine().is_managed());
+}

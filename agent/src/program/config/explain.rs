@@ -8,6 +8,12 @@ pub(super) fn syntax(message: &str, found: &str) -> (String, String) {
     if message.starts_with("string values must be quoted") {
         return (String::new(), "is not TOML here: a text needs quotes, as in key = \"text\"".into());
     }
+    if message.starts_with("invalid float") || message.starts_with("invalid integer") {
+        return (
+            String::new(),
+            "is not TOML here: this is no number; a text, such as an address or \"90s\", needs quotes".into(),
+        );
+    }
     (String::new(), format!("is not TOML here: {message}"))
 }
 
@@ -49,6 +55,13 @@ fn missing(key: &str) -> &'static str {
 
 fn unknown_key(path: &str, message: &str) -> Option<String> {
     let (found, expected) = message.strip_prefix("unknown field `")?.rsplit_once("`, expected ")?;
+    if TOKEN_KEYS.contains(&found) {
+        return Some(
+            "is not a known key; the token stands in a file or a variable, which [auth] names with token_file or \
+             token_env"
+                .into(),
+        );
+    }
     let known = quoted(expected);
     if let Some(close) = closest(found, &known) {
         return Some(format!("is not a known key; did you mean `{close}`?"));
@@ -71,6 +84,9 @@ fn wrong_type(path: &str, message: &str) -> Option<String> {
         return Some("expected a text in quotes".into());
     }
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    if path == "actions.script" && found == "map" {
+        return Some("there may be several; write [[actions.script]], with two brackets on each side".into());
+    }
     let expected = match expected {
         "a string" => "a text in quotes",
         "a boolean" => "true or false",
@@ -130,6 +146,9 @@ fn distance(a: &[char], b: &[char]) -> usize {
     }
     rows[a.len()][b.len()]
 }
+
+/// What the token is looked for under.
+const TOKEN_KEYS: [&str; 4] = ["token", "auth_token", "password", "secret"];
 
 /// Longer keys are no misspelling of ours.
 const MAX_COMPARED_CHARS: usize = 40;

@@ -42,6 +42,7 @@ pub(super) fn resolve(
         metadata,
         limits,
     };
+    resolver.warn_of_missing_folder(&journal);
     resolver.warn_of_exposure(&config);
     let log = LogSettings { format: file.log.format, level: file.log.level };
     if !resolver.problems.is_empty() {
@@ -226,6 +227,16 @@ impl<'a> Resolver<'a> {
             );
         }
         chosen
+    }
+
+    /// The journal's folder is created, the one around it is not.
+    fn warn_of_missing_folder(&mut self, journal: &Path) {
+        if let Some(around) = journal.parent().filter(|around| !around.is_dir()) {
+            self.warnings.push(format!(
+                "journal.path: the folder {} is not there; create it for the agent's user",
+                around.display()
+            ));
+        }
     }
 
     /// What an operator may want, and should know of.

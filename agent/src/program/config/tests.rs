@@ -139,6 +139,17 @@ fn relative_paths_start_at_the_file_s_folder() {
 }
 
 #[test]
+fn a_journal_without_a_folder_around_it_is_a_warning_that_names_the_folder() {
+    let place = Place::with(&with_device("[journal]\npath = \"state/journal\"\n"));
+    let warnings = place.load().unwrap().warnings.join("\n");
+    let missing = format!("journal.path: the folder {} is not there", place.path("state").display());
+    assert!(warnings.contains(&missing), "{warnings}");
+    std::fs::create_dir(place.path("state")).unwrap();
+    let warnings = place.load().unwrap().warnings.join("\n");
+    assert!(!warnings.contains("journal.path"), "{warnings}");
+}
+
+#[test]
 fn a_program_that_is_not_there_is_a_warning_because_the_agent_is_of_use_without_it() {
     let place = Place::with(&with_device(
         "[[actions.script]]\nbundle = \"b\"\naction = \"a\"\nprogram = \"./there\"\n\

@@ -44,6 +44,10 @@ fn syntax_and_keys_given_twice() {
         "[broker]\nhost = example\n",
         "agent.toml:6:8: is not TOML here: a text needs quotes, as in key = \"text\"",
     );
+    check(
+        "[broker]\nhost = 127.0.0.1\n",
+        "agent.toml:6:13: is not TOML here: this is no number; a text, such as an address or \"90s\", needs quotes",
+    );
     check("[broker]\nport = 1\nport = 2\n", "agent.toml:7:1: port: is given twice; keep one of the two");
     check("[device]\n", "agent.toml:5:2: device: is given twice; keep one of the two");
 }
@@ -101,6 +105,11 @@ fn keys_that_are_not_known() {
     check(
         "[broker]\nkeep-alive = 1\n",
         "agent.toml:6:1: broker.keep-alive: is not a known key; did you mean `keep_alive`?",
+    );
+    check(
+        "[broker]\ntoken = \"t0k3n\"\n",
+        "agent.toml:6:1: broker.token: is not a known key; the token stands in a file or a variable, which [auth] names \
+         with token_file or token_env",
     );
     check("[borker]\n", "agent.toml:5:2: borker: is not a known key; did you mean `broker`?");
     check(
@@ -192,6 +201,10 @@ fn values_of_another_type() {
     check(
         "[actions]\nscript = 1\n",
         "agent.toml:6:10: actions.script: found the number 1, expected a list in [ ]",
+    );
+    check(
+        "[actions.script]\nbundle = \"b\"\n",
+        "agent.toml:5:1: actions.script: there may be several; write [[actions.script]], with two brackets on each side",
     );
 }
 
