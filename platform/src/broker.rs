@@ -270,7 +270,7 @@ impl fmt::Debug for Broker {
 
 /// What the broker's handle and its tasks have in common.
 ///
-/// Architecture Invariant: the lock is held for one synchronous step, never across an await, and no function of the
+/// Architecture invariant: the lock is held for one synchronous step, never across an await, and no function of the
 /// caller runs under it.
 struct Shared {
     options: BrokerOptions,

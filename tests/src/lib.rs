@@ -1,4 +1,4 @@
-//! End-to-end tests, the simulation, and what holds for the repository as a whole.
+//! End-to-end tests, and what holds for the repository as a whole.
 //!
 //! Nothing is here that a unit test of one crate could prove. `ARCHITECTURE.md`, section "Test layers", says which
 //! layer a test belongs to. One that needs mosquitto is in `tests/mosquitto`, marked `#[ignore = "needs mosquitto"]`,

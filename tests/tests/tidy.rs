@@ -166,6 +166,48 @@ fn every_link_of_a_document_leads_to_a_file() {
     nothing(&problems);
 }
 
+/// Who follows the code map finds every source file, and no file that is gone.
+#[test]
+fn the_code_map_names_every_source_file() {
+    let architecture = read("ARCHITECTURE.md");
+    let map = architecture.split_once("## Code map").expect("ARCHITECTURE.md has a code map").1;
+    let map = map.split_once("\n## ").expect("the code map ends").0;
+    let mut named = BTreeSet::new();
+    for table in map.split("\n\n") {
+        let Some(folder) = table.trim_start().strip_prefix("| `").and_then(|row| row.split('`').next())
+        else {
+            continue;
+        };
+        let cells = table.lines().skip(2).filter_map(|row| row.split('|').nth(1));
+        let paths = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).flat_map(braces);
+        named.extend(paths.map(|path| format!("{folder}{path}")));
+    }
+    let mapped =
+        |path: &str| ["core/", "agent/", "handlers/", "platform/"].iter().any(|c| path.starts_with(c));
+    let files: Vec<String> = sources()
+        .into_iter()
+        .map(|file| file.path)
+        .filter(|path| mapped(path) && path.contains("/src/"))
+        .collect();
+    let leads = |name: &str, path: &str| path == name || name.ends_with('/') && path.starts_with(name);
+    let missing = files.iter().filter(|path| !named.iter().any(|name| leads(name, path)));
+    let mut problems: Vec<String> = missing.map(|path| format!("{path} is not in the code map")).collect();
+    let gone = named.iter().filter(|name| !files.iter().any(|path| leads(name, path)));
+    problems.extend(gone.map(|name| format!("{name} is in the code map and nowhere else")));
+    nothing(&problems);
+}
+
+/// `a/{b,c}.rs` is two paths.
+fn braces(path: &str) -> Vec<String> {
+    let parts = path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+    match parts {
+        Some((before, (names, after))) => {
+            names.split(',').map(|name| format!("{before}{name}{after}")).collect()
+        }
+        None => vec![path.to_owned()],
+    }
+}
+
 /// Code cites the protocol by section; sections are stable, and a cited one exists.
 #[test]
 fn every_cited_section_of_the_protocol_exists() {
@@ -184,6 +226,12 @@ fn every_cited_section_of_the_protocol_exists() {
             let number = number.trim_end_matches('.');
             if !sections.contains(number) {
                 problems.push(format!("{}: docs/protocol.md has no §{number}", file.path));
+            }
+            // A cited point is one of the numbered list in that section.
+            let point = cited.strip_prefix(number).and_then(|rest| rest.strip_prefix(" point "));
+            let point: String = point.unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+            if !point.is_empty() && !protocol.lines().any(|line| line.starts_with(&format!("{point}. **"))) {
+                problems.push(format!("{}: docs/protocol.md has no §{number} point {point}", file.path));
             }
         }
     }

@@ -1,6 +1,8 @@
 //! An action of the product's own: a few lines declare it, and routing, decoding, a schema and exact refusals follow.
 //!
-//!     cargo run -p iotdm-examples --bin custom_action
+//! ```sh
+//! cargo run -p iotdm-examples --bin custom_action
+//! ```
 
 use std::io::{Write, stdout};
 

@@ -1,6 +1,8 @@
 //! An agent to measure: real but for the restarts and the installation, which are dry runs.
 //!
-//!     cargo run --release -p iotdm-examples --bin driver_agent -- --port 1883 --journal /tmp/driver-agent
+//! ```sh
+//! cargo run --release -p iotdm-examples --bin driver_agent -- --port 1883 --journal /tmp/driver-agent
+//! ```
 //!
 //! It is `d:org001:bench:dev1`, and has all actions of the protocol beside the two of [`iotdm_examples::bench`].
 

@@ -1,6 +1,8 @@
 //! What a commit of the journal costs, beside an appended and synced line: the floor of every durable request.
 //!
-//!     cargo run --release --bin floor_commit -- --commits 2000
+//! ```sh
+//! cargo run --release --bin floor_commit -- --commits 2000
+//! ```
 //!
 //! A request that is carried out and answered costs two commits when it comes alone, and a share of two when many come
 //! together.

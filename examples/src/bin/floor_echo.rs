@@ -1,6 +1,8 @@
 //! The first floor: answers at once and remembers nothing.
 //!
-//!     cargo run --release -p iotdm-examples --bin floor_echo -- --port 1883
+//! ```sh
+//! cargo run --release -p iotdm-examples --bin floor_echo -- --port 1883
+//! ```
 
 use clap::Parser;
 use iotdm_examples::floor;

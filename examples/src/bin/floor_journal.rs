@@ -1,6 +1,8 @@
 //! The second floor: each batch of requests is on disk before it is answered, and never read again.
 //!
-//!     cargo run --release -p iotdm-examples --bin floor_journal -- --port 1883 --journal /tmp/floor.log
+//! ```sh
+//! cargo run --release -p iotdm-examples --bin floor_journal -- --port 1883 --journal /tmp/floor.log
+//! ```
 
 use std::path::PathBuf;
 

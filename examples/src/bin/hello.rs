@@ -1,10 +1,14 @@
 //! The smallest agent: it can be rebooted, and that is all.
 //!
-//!     cargo run -p iotdm-examples --bin hello -- --port 1883 --journal /tmp/hello
+//! ```sh
+//! cargo run -p iotdm-examples --bin hello -- --port 1883 --journal /tmp/hello
+//! ```
 //!
 //! It is `d:org001:example:hello`. Ask it for a reboot, and ask again with the same reqId: there is one reboot.
 //!
-//!     mosquitto_pub -q 1 -t iotdm-1/mgmt/initiate/device/reboot -m '{"reqId":"7f0c"}'
+//! ```sh
+//! mosquitto_pub -q 1 -t iotdm-1/mgmt/initiate/device/reboot -m '{"reqId":"7f0c"}'
+//! ```
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! Prints a JSON schema of every action: what the platform may send, and what it gets back.
 //!
-//!     cargo run -p iotdm-examples --bin schemas
+//! ```sh
+//! cargo run -p iotdm-examples --bin schemas
+//! ```
 //!
 //! The schemas come from the table that requests are routed by, so that they cannot differ from what is decoded.
 

@@ -1,6 +1,8 @@
 //! A product: a street light that reboots when it may, takes firmware, and dims.
 //!
-//!     cargo run -p iotdm-examples --bin street_light -- --port 1883 --journal /tmp/street-light
+//! ```sh
+//! cargo run -p iotdm-examples --bin street_light -- --port 1883 --journal /tmp/street-light
+//! ```
 //!
 //! It is `d:org001:example:street-light`. Its tests, at the end, need neither broker nor disk nor time.
 

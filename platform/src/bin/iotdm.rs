@@ -1,6 +1,7 @@
 //! `iotdm`: the platform's side on the command line.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::error::Error;
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(SandboxEnd::Shown) => ExitCode::SUCCESS,
         Ok(SandboxEnd::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        // Whoever read along, such as `head`, has read enough.
+        Err(reason) if is_broken_pipe(&*reason) => ExitCode::from(EXIT_NOBODY_READS),
         Err(reason) => {
             // With nowhere to write to, the exit status has to do.
             let _ = writeln!(stderr(), "iotdm: {reason}");
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: SandboxOptions) -> Result<SandboxEnd, Box<dyn std::error::Error>> {
+fn run(options: SandboxOptions) -> Result<SandboxEnd, Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let end = runtime.block_on(async {
         let interrupted = interrupted()?;
@@ -68,6 +71,12 @@ fn run(options: SandboxOptions) -> Result<SandboxEnd, Box<dyn std::error::Error>
     // A thread that still waits for a socket holds nobody up.
     runtime.shutdown_timeout(STOP_WITHIN);
     end
+}
+
+fn is_broken_pipe(reason: &(dyn Error + 'static)) -> bool {
+    let io = reason.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+        || reason.source().is_some_and(is_broken_pipe)
 }
 
 /// Done at Ctrl-C, or when the process is told to end.
@@ -82,6 +91,9 @@ fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+/// 128 + SIGPIPE, as shells have it.
+const EXIT_NOBODY_READS: u8 = 141;
 
 /// 128 + SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;

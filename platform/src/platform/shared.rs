@@ -18,7 +18,7 @@ use crate::track::{DEVICES_LIMIT, InitiateError, Initiation, Key, Tracked, Track
 
 /// What the platform's handle, its connection and its timer have in common.
 ///
-/// Architecture Invariant: the lock is held for one synchronous step, never across an await, and no function of the
+/// Architecture invariant: the lock is held for one synchronous step, never across an await, and no function of the
 /// caller runs under it, except for the pure ones of [`look`](Self::look).
 pub(super) struct Shared {
     space: Space,

@@ -35,6 +35,13 @@ impl Client {
         Self::connect(options(address, client_id)).await.expect("the broker admits it")
     }
 
+    /// The device `p-1` with a durable session, subscribed to its requests.
+    pub(crate) async fn subscribed(broker: &Broker) -> Self {
+        let mut device = Self::durable(broker.local_addr(), DEVICE).await;
+        device.subscribe("iotdm-1/#").await;
+        device
+    }
+
     pub(crate) async fn clean(address: SocketAddr, client_id: &str) -> Self {
         let mut options = options(address, client_id);
         options.set_clean_session(true);
@@ -110,6 +117,12 @@ impl Client {
                 return error;
             }
         }
+    }
+
+    /// Drops the socket of the device `p-1`, and waits until the broker has noticed.
+    pub(crate) async fn leave(self, broker: &Broker) {
+        drop(self);
+        gone(broker, DEVICE).await;
     }
 
     pub(crate) async fn subscribe(&mut self, filter: &str) -> SubAck {

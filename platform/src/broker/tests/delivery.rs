@@ -11,8 +11,7 @@ async fn a_durable_session_gets_what_it_did_not_acknowledge_again_in_order_and_w
     device.subscribe("iotdm-1/#").await;
     send(&broker, 1..=3);
     assert_eq!(device.messages(3).await, ["1 #1", "2 #2", "3 #3"]);
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     send(&broker, [4]);
 
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
@@ -26,15 +25,13 @@ async fn a_durable_session_gets_what_it_did_not_acknowledge_again_in_order_and_w
 #[tokio::test(start_paused = true)]
 async fn what_was_acknowledged_out_of_order_stays_acknowledged() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, 1..=3);
     device.message().await;
     let second = device.message().await;
     device.ack(&second).await;
     broker.wait_until(|broker| broker.stats().acked == 1).await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
 
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
     assert_eq!(device.messages(2).await, ["1 #1 dup", "3 #3 dup"]);
@@ -44,8 +41,7 @@ async fn what_was_acknowledged_out_of_order_stays_acknowledged() {
 #[tokio::test(start_paused = true)]
 async fn a_client_never_has_more_in_flight_than_its_window() {
     let broker = broker_with(|options| options.window = 2).await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, 1..=4);
     let first = device.message().await;
     assert_eq!(device.messages(1).await, ["2 #2"]);
@@ -61,10 +57,8 @@ async fn a_client_never_has_more_in_flight_than_its_window() {
 #[tokio::test(start_paused = true)]
 async fn a_full_offline_queue_drops_its_oldest_messages_and_counts_them() {
     let broker = broker_with(|options| options.queue_limit = 3).await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    let device = Client::subscribed(&broker).await;
+    device.leave(&broker).await;
     send(&broker, 1..=5);
     assert_eq!(broker.session(DEVICE).unwrap().dropped, 2);
     assert_eq!(broker.stats().dropped, 2);
@@ -77,10 +71,8 @@ async fn a_full_offline_queue_drops_its_oldest_messages_and_counts_them() {
 #[tokio::test(start_paused = true)]
 async fn five_thousand_messages_wait_for_an_absent_device_by_default() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    let device = Client::subscribed(&broker).await;
+    device.leave(&broker).await;
     send(&broker, 1..=5_001);
     let session = broker.session(DEVICE).unwrap();
     assert_eq!((session.queued, session.dropped), (5_000, 1));
@@ -89,19 +81,16 @@ async fn five_thousand_messages_wait_for_an_absent_device_by_default() {
 #[tokio::test(start_paused = true)]
 async fn a_clean_session_ends_with_its_connection_and_replaces_a_durable_one() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, [1]);
     device.message().await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
 
     let mut device = Client::clean(broker.local_addr(), DEVICE).await;
     assert!(!device.session_present);
     send(&broker, [2]);
     device.expect_quiet().await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     assert_eq!(broker.session(DEVICE), None);
     assert!(!Client::durable(broker.local_addr(), DEVICE).await.session_present);
 }
@@ -144,8 +133,7 @@ async fn a_device_sees_only_its_own_topics_and_the_platform_sees_all_devices() {
 #[tokio::test(start_paused = true)]
 async fn without_mounts_there_is_one_topic_tree() {
     let broker = broker_with(|options| options.mount = crate::broker::Mount::Off).await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     assert_eq!(broker.publish("iotdm-1/response", "all", QoS::AtLeastOnce, false), Ok(1));
     assert_eq!(device.message().await.topic, "iotdm-1/response");
 }
@@ -169,8 +157,7 @@ async fn at_qos_0_nothing_waits_for_an_absent_client() {
     device.subscribe_at("iotdm-1/#", QoS::AtMostOnce).await;
     send(&broker, [1]);
     assert_eq!(device.messages(1).await, ["1 #0"]);
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     send(&broker, [2]);
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
     device.expect_quiet().await;
@@ -183,8 +170,7 @@ async fn a_retained_message_comes_with_the_flag_on_subscribe_and_without_it_live
         broker.publish("devices/pump/p-1/iotdm-1/x", payload, QoS::AtLeastOnce, true).unwrap()
     };
     publish("kept");
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     let kept = device.message().await;
     assert_eq!((kept.retain, brief(&kept).as_str()), (true, "kept #1"));
     publish("live");
@@ -216,8 +202,7 @@ async fn qos_2_is_granted_as_1_and_a_refused_filter_gets_the_failure_code() {
 #[tokio::test(start_paused = true)]
 async fn an_unsubscribed_filter_delivers_nothing_more() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     device.handle.unsubscribe("iotdm-1/#").await.unwrap();
     device.next().await.unwrap();
     send(&broker, [1]);

@@ -3,8 +3,7 @@ use super::client::*;
 #[tokio::test(start_paused = true)]
 async fn killed_connections_lose_nothing_of_a_durable_session() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, [1]);
     device.message().await;
     broker.kill_connections();
@@ -17,8 +16,7 @@ async fn killed_connections_lose_nothing_of_a_durable_session() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_session_is_not_present_and_remembers_nothing() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, [1]);
     device.message().await;
     assert!(broker.drop_session(DEVICE));
@@ -65,8 +63,7 @@ async fn a_puback_held_on_a_connection_that_ended_is_gone() {
     broker.hold_pubacks(DEVICE, true);
     device.publish("iotdevice-1/response", "answer").await;
     broker.wait_until(|broker| broker.session(DEVICE).is_some_and(|session| session.withheld == 1)).await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
     broker.hold_pubacks(DEVICE, false);
     device.publish("iotdevice-1/response", "again").await;
@@ -77,8 +74,7 @@ async fn a_puback_held_on_a_connection_that_ended_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn redelivery_on_the_live_connection_repeats_what_is_in_flight() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, 1..=2);
     device.messages(2).await;
     assert_eq!(broker.redeliver_in_flight(DEVICE), 2);
@@ -91,12 +87,10 @@ async fn redelivery_on_the_live_connection_repeats_what_is_in_flight() {
 async fn the_dup_flag_can_be_left_out() {
     let broker = broker().await;
     broker.set_dup_flag(false);
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, [1]);
     device.message().await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
     assert_eq!(device.messages(1).await, ["1 #1"]);
 }
@@ -106,14 +100,12 @@ async fn the_dup_flag_can_be_left_out() {
 async fn packet_ids_can_be_renumbered_at_a_reconnect() {
     let broker = broker().await;
     broker.renumber(true);
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, 1..=3);
     device.ack_messages(1).await;
     device.messages(2).await;
     broker.wait_until(|broker| broker.stats().acked == 1).await;
-    drop(device);
-    gone(&broker, DEVICE).await;
+    device.leave(&broker).await;
     send(&broker, [4]);
     let mut device = Client::durable(broker.local_addr(), DEVICE).await;
     assert_eq!(device.messages(3).await, ["2 #1 dup", "3 #2 dup", "4 #3"]);
@@ -122,8 +114,7 @@ async fn packet_ids_can_be_renumbered_at_a_reconnect() {
 #[tokio::test(start_paused = true)]
 async fn an_acknowledgement_of_nothing_is_counted_and_harmless() {
     let broker = broker().await;
-    let mut device = Client::durable(broker.local_addr(), DEVICE).await;
-    device.subscribe("iotdm-1/#").await;
+    let mut device = Client::subscribed(&broker).await;
     send(&broker, [1]);
     let message = device.message().await;
     device.ack(&message).await;
