@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Incoming, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
+use iotdm_core::{Code, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
 use serde_json::{Value, json};
 
 use crate::journal::{Class, Queued, Write};
@@ -33,7 +33,8 @@ impl Engine {
     }
 
     /// Queues a report. Beyond the bound the oldest report is dropped, unsent ones first, and counted.
-    pub(super) fn report(&mut self, report: Report, ticket: Option<Ticket>) {
+    pub(super) fn report(&mut self, mut report: Report, ticket: Option<Ticket>) {
+        shorten_log_data(&mut report);
         let size = report.body().map_or(0, |body| body.to_string().len());
         if size > MAX_REPORT_BYTES {
             self.note("report larger than a message may be", "it is dropped");
@@ -165,6 +166,12 @@ impl Engine {
         let (item, attempts) = (entry.item.clone(), entry.attempts);
         self.timers.clear(&Timer::Report(place));
         if response.rc.is_success() {
+            if response.rc != Code::OK {
+                self.note(
+                    "undocumented code for a report",
+                    &format!("rc {} is taken as success", response.rc),
+                );
+            }
             self.drop_from_outbox(place);
             return true;
         }
@@ -193,6 +200,19 @@ impl Engine {
             return self.drop_from_outbox(place);
         }
         self.outbox.retry(place);
+    }
+}
+
+/// Log data gives way where an entry would not fit a message (`docs/protocol.md` §9 point 24).
+fn shorten_log_data(report: &mut Report) {
+    let excess = report.body().map_or(0, |body| body.to_string().len()).saturating_sub(MAX_REPORT_BYTES);
+    if let Report::AddLog(LogEntry { data: Some(data), .. }) = report
+        && excess > 0
+    {
+        // Whole groups of four: what is left is base64 still.
+        let kept = data.len().saturating_sub(excess) / 4 * 4;
+        let boundary = (0..=kept).rev().find(|at| data.is_char_boundary(*at)).unwrap_or(0);
+        data.truncate(boundary);
     }
 }
 

@@ -65,3 +65,17 @@ async fn a_reboot_costs_three_commits_before_the_restart_and_one_after() {
     assert_eq!(rig.system.restarts().len(), 1);
     assert_eq!(Reboot::ROUTE.to_string(), "mgmt/initiate/device/reboot");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_small_request_writes_less_than_a_kilobyte() {
+    let rig = Rig::new();
+    let _running = rig.managed().await;
+    rig.ask::<Echo>("warm-up").await;
+    let before = rig.disk.bytes_written();
+    for n in 0..100 {
+        rig.ask::<Echo>(&format!("8f14e45f-ceea-467f-a8a2-{n:012}")).await;
+    }
+    let each = (rig.disk.bytes_written() - before) / 100;
+    println!("{each} bytes of keys and values each");
+    assert!(each < 1000, "{each} bytes each");
+}

@@ -5,6 +5,7 @@
 mod bounds;
 mod counts;
 mod crashes;
+mod disagreements;
 mod product;
 mod refusals;
 mod restarts;

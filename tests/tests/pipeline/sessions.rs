@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iotdm_agent::{RunError, State};
-use iotdm_core::{Code, Report, UpRoute};
+use iotdm_core::{Code, LogEntry, MAX_PAYLOAD_BYTES, Report, Severity, UpRoute};
 use serde_json::json;
 
 use crate::product::{Echo, Fresh, Rig};
@@ -155,4 +155,19 @@ async fn a_product_leaves_management_and_comes_back() {
     assert_eq!(rig.platform.published(UpRoute::Unmanage).len(), 1);
     running.device().manage().await.unwrap();
     state.wait_for(|state| *state == State::Managed).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_entry_too_large_for_a_message_loses_the_end_of_its_data() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    let data = Some("A".repeat(200_000));
+    let entry =
+        LogEntry { message: "core dump".into(), timestamp: "t".into(), data, severity: Severity::Error };
+    running.device().report(Report::AddLog(entry)).await.unwrap();
+    rig.platform.until(|platform| platform.published(UpRoute::AddLog).len() == 1).await;
+    let sent = &rig.platform.published(UpRoute::AddLog)[0];
+    assert!((100_000..=MAX_PAYLOAD_BYTES).contains(&sent.to_string().len()), "{}", sent.to_string().len());
+    let kept = sent["d"]["data"].as_str().unwrap().len();
+    assert!(kept > 0 && kept.is_multiple_of(4), "{kept}");
 }
