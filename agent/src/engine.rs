@@ -244,6 +244,7 @@ impl Engine {
         self.take_deferred();
         self.start_waiting();
         self.flush_outbox();
+        self.watch_window();
     }
 
     fn timeout(&mut self, timer: Timer) {
@@ -257,6 +258,7 @@ impl Engine {
             Timer::Manage => self.manage_due(),
             Timer::Fence => self.fence_overran(),
             Timer::Report(place) => self.report_due(place),
+            Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
         }
     }

@@ -187,6 +187,8 @@ pub(super) enum Timer {
     Fence,
     /// When to send an own request again.
     Report(u64),
+    /// When to give up a connection on which nothing more can be sent.
+    Window,
     /// When to move the online mark.
     Mark,
 }

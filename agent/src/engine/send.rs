@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use iotdm_core::{Code, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
 use serde_json::{Value, json};
+use tracing::warn;
 
 use crate::journal::{Class, Queued, Write};
 
 use super::Engine;
 use super::answers::Body;
-use super::event::{Effect, PublishId, Ticket, Timer};
+use super::event::{Effect, Lost, PublishId, Ticket, Timer};
 use super::key::KeyHash;
 use super::outbox::{Item, Sent};
 
@@ -71,6 +72,24 @@ impl Engine {
             let Some(place) = self.outbox.next_unsent(self.session.is_managed()) else { return };
             self.send(place);
         }
+    }
+
+    /// A broker that acknowledges nothing more would keep every answer here without a word.
+    pub(super) fn watch_window(&mut self) {
+        let stuck = self.session.is_up() && !self.outbox.window_open();
+        if !stuck {
+            self.timers.clear(&Timer::Window);
+        } else if !self.timers.is_set(&Timer::Window) {
+            self.timers.set(Timer::Window, self.now.monotonic + WINDOW_CLOSED_LIMIT);
+        }
+    }
+
+    pub(super) fn window_stayed_closed(&mut self) {
+        warn!(
+            "the broker has acknowledged too little for {WINDOW_CLOSED_LIMIT:?}; the connection is made again"
+        );
+        self.effect(Effect::Disconnect);
+        self.disconnected(Lost::Other);
     }
 
     fn send(&mut self, place: u64) {
@@ -137,6 +156,8 @@ impl Engine {
     }
 
     pub(super) fn acknowledged(&mut self, id: PublishId) {
+        // Under load the window is full all the time; what counts is that it moves.
+        self.timers.clear(&Timer::Window);
         match self.outbox.acknowledged(id) {
             Sent::Answer(key, place) => {
                 self.drop_from_outbox(place);
@@ -215,6 +236,9 @@ fn shorten_log_data(report: &mut Report) {
         data.truncate(boundary);
     }
 }
+
+/// How long the broker may leave publishes unacknowledged while nothing more can be sent for them.
+const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the platform may take to answer a report. No limit is documented; another client waits 120 s.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);

@@ -109,7 +109,10 @@ impl Timers {
     /// Ends the deadlines that belong to a connection.
     pub(super) fn clear_session(&mut self) {
         let of_session = |timer: &Timer| {
-            matches!(timer, Timer::Establish | Timer::Manage | Timer::Fence | Timer::Mark | Timer::Report(_))
+            !matches!(
+                timer,
+                Timer::Connect | Timer::Task(_) | Timer::Lane(_) | Timer::Restart(_) | Timer::Drain
+            )
         };
         let ended: Vec<Timer> = self.by_timer.keys().filter(|timer| of_session(timer)).cloned().collect();
         for timer in &ended {

@@ -1,5 +1,7 @@
 //! Nothing waits for what it need not, and nothing grows without end.
 
+use std::time::Duration;
+
 use iotdm_core::UpRoute;
 use serde_json::json;
 
@@ -59,4 +61,39 @@ async fn a_handler_that_panics_when_it_is_dropped_gives_its_place_back() {
     }
     assert_eq!(rig.ask::<Echo>("e").await["rc"], 200);
     assert_eq!(rig.platform.responses("bomb63")[0]["rc"], 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_acknowledges_nothing_more_is_left_and_found_again() {
+    let rig = Rig::new();
+    rig.platform.window(200);
+    let _running = rig.managed().await;
+    rig.platform.hold_pubacks(true);
+    for n in 0..100 {
+        rig.send::<Echo>(&format!("r{n}"));
+    }
+    let connections = rig.platform.connections();
+    let again = rig.platform.until(|platform| platform.connections() > connections);
+    tokio::time::timeout(Duration::from_secs(70), again).await.expect("the connection is made again");
+    rig.platform.hold_pubacks(false);
+    for n in 0..100 {
+        assert_eq!(rig.platform.response(&format!("r{n}")).await["rc"], 200);
+    }
+    assert_eq!(rig.product.runs().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_always_full_and_moves_is_no_reason_to_leave() {
+    let rig = Rig::new();
+    rig.platform.window(200);
+    let _running = rig.managed().await;
+    for round in 0..20 {
+        rig.platform.hold_pubacks(true);
+        for n in 0..100 {
+            rig.send::<Echo>(&format!("{round}-{n}"));
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        rig.platform.hold_pubacks(false);
+    }
+    assert_eq!(rig.platform.connections(), 1);
 }
