@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Direction, Failure, Handler, Manage, Policy, Report, Route, ServicesGone,
-    System, Table, TableError, attribute,
+    Action, Bundle, ClientKind, Declined, Direction, Failure, Handler, Manage, Policy, Report, Route, System,
+    Table, TableError, attribute,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,18 +104,18 @@ impl Device {
     }
 
     /// Queues a report; on return it is durable.
-    pub async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+    pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
     }
 
     /// Leaves management: the platform sends no new requests then (`docs/protocol.md` §4.2). It lasts until
     /// [`manage`](Self::manage) or the end of the run.
-    pub async fn unmanage(&self) -> Result<(), ServicesGone> {
+    pub async fn unmanage(&self) -> Result<(), Declined> {
         self.handle.want_managed(false).await
     }
 
     /// Comes back into management.
-    pub async fn manage(&self) -> Result<(), ServicesGone> {
+    pub async fn manage(&self) -> Result<(), Declined> {
         self.handle.want_managed(true).await
     }
 

@@ -151,27 +151,34 @@ pub trait Services: Send + Sync + 'static {
     /// An attribute's current value.
     fn attribute(&self, name: &str) -> Option<Value>;
     /// Sets attributes in one durable step; each observed one that changed is notified in one message.
-    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone>;
+    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined>;
     /// Queues a report durably.
-    async fn report(&self, report: Report) -> Result<(), ServicesGone>;
+    async fn report(&self, report: Report) -> Result<(), Declined>;
     /// Runs work on a thread that may block. The request's place stays taken until it has ended.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
 }
 
-/// The agent is stopping: what was asked for was not done.
+/// Why the agent did not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the agent is stopping")]
-pub struct ServicesGone;
+#[non_exhaustive]
+pub enum Declined {
+    /// It is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// It is more than a message or the device model may hold: asking again changes nothing.
+    #[error("it is larger than a message or the device model may hold")]
+    OutOfBounds,
+}
 
-impl From<ServicesGone> for Failure {
-    fn from(gone: ServicesGone) -> Self {
-        Self::new(gone.to_string())
+impl From<Declined> for Failure {
+    fn from(declined: Declined) -> Self {
+        Self::new(declined.to_string())
     }
 }
 
-impl From<ServicesGone> for Refusal {
-    fn from(gone: ServicesGone) -> Self {
-        Self::failed(gone.to_string())
+impl From<Declined> for Refusal {
+    fn from(declined: Declined) -> Self {
+        Self::failed(declined.to_string())
     }
 }
 
@@ -228,12 +235,12 @@ impl Context {
     }
 
     /// Sets attributes in one durable step. Observed ones that changed are notified, each in one message.
-    pub async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
+    pub async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
         self.parts.services.set_attributes(changes).await
     }
 
     /// Queues a report to the platform; on return it is durable.
-    pub async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+    pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.parts.services.report(report).await
     }
 

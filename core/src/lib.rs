@@ -41,7 +41,7 @@ pub use actions::{
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
 };
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
-pub use handler::{Bundle, Context, ContextParts, Handler, Recovery, Services, ServicesGone};
+pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
 pub use model::{DeviceInfo, Firmware, FirmwareState, Location, UnknownNumber, UpdateStatus, attribute};
 pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply, ReplyParts};

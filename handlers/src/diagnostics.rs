@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iotdm_core::{
-    Action, Bundle, Context, Empty, Finished, Handler, Interrupted, Refusal, Report, Route, ServicesGone,
+    Action, Bundle, Context, Declined, Empty, Finished, Handler, Interrupted, Refusal, Report, Route,
     Severity, System, Table, TableError,
 };
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ mod queue;
 /// also lets the platform ask for its error codes or its log to be cleared.
 ///
 /// ```no_run
-/// # async fn report(_: iotdm_core::Report) -> Result<(), iotdm_core::ServicesGone> { Ok(()) }
+/// # async fn report(_: iotdm_core::Report) -> Result<(), iotdm_core::Declined> { Ok(()) }
 /// # async fn example(system: std::sync::Arc<dyn iotdm_core::System>) {
 /// use iotdm_core::Severity;
 /// use iotdm_handlers::Diagnostics;
@@ -93,20 +93,20 @@ impl Diagnostics {
     }
 
     /// Hands everything over to `send`, which is the agent's own `report`, for as long as it takes reports.
-    pub async fn run<F, Sent>(&self, send: F) -> ServicesGone
+    pub async fn run<F, Sent>(&self, send: F) -> Declined
     where
         F: Fn(Report) -> Sent,
-        Sent: Future<Output = Result<(), ServicesGone>>,
+        Sent: Future<Output = Result<(), Declined>>,
     {
         loop {
             let changed = self.shared.changed.notified();
             let next = self.queue().next(Instant::now(), self.shared.system.wall_clock());
             match next {
-                Next::Send(report) => {
-                    if let Err(gone) = send(report).await {
-                        return gone;
-                    }
-                }
+                Next::Send(report) => match send(report).await {
+                    Ok(()) => {}
+                    Err(Declined::OutOfBounds) => tracing::warn!("a report was out of bounds; it is dropped"),
+                    Err(declined) => return declined,
+                },
                 Next::At(instant) => tokio::select! {
                     () = sleep_until(instant) => {}
                     () = changed => {}

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use iotdm_core::{
-    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Context, ContextParts, Decision, Performed,
-    Report, ReqId, Restart, RestartError, Services, ServicesGone, Subject, System, Table,
+    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Context, ContextParts, Decision, Declined,
+    Performed, Report, ReqId, Restart, RestartError, Services, Subject, System, Table,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -181,7 +181,7 @@ impl FakeServices {
         self.agent().reports.clone()
     }
 
-    /// From here on everything fails with [`ServicesGone`].
+    /// From here on everything fails with [`Declined`].
     pub(crate) fn stop(&self) {
         self.agent().stopping = true;
     }
@@ -190,9 +190,9 @@ impl FakeServices {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running(&self) -> Result<MutexGuard<'_, Agent>, ServicesGone> {
+    fn running(&self) -> Result<MutexGuard<'_, Agent>, Declined> {
         let agent = self.agent();
-        if agent.stopping { Err(ServicesGone) } else { Ok(agent) }
+        if agent.stopping { Err(Declined::Stopping) } else { Ok(agent) }
     }
 }
 
@@ -202,14 +202,14 @@ impl Services for FakeServices {
         self.agent().attributes.get(name).cloned()
     }
 
-    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
+    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
         let mut agent = self.running()?;
         agent.attributes.extend(changes.iter().cloned());
         agent.changes.push(changes);
         Ok(())
     }
 
-    async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+    async fn report(&self, report: Report) -> Result<(), Declined> {
         self.running()?.reports.push(report);
         Ok(())
     }

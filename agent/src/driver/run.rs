@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use iotdm_core::Declined;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -25,7 +26,7 @@ pub(super) struct Run<'a> {
     epoch: u64,
     tasks: Tasks,
     task_events: mpsc::UnboundedReceiver<TaskEvent>,
-    tickets: BTreeMap<Ticket, oneshot::Sender<()>>,
+    tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Declined>>>,
     next_ticket: u64,
     ever_connected: bool,
     credentials_refused: bool,
@@ -166,7 +167,7 @@ impl<'a> Run<'a> {
         self.input(input);
     }
 
-    fn ticket(&mut self, done: oneshot::Sender<()>) -> Ticket {
+    fn ticket(&mut self, done: oneshot::Sender<Result<(), Declined>>) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.tickets.insert(ticket, done);
@@ -220,13 +221,16 @@ impl<'a> Run<'a> {
             Effect::Start(task) => self.tasks.start(task),
             Effect::Cancel(key) => self.tasks.cancel(key),
             Effect::Attributes(changes) => self.driver.handle.attributes.apply(changes),
-            Effect::Confirm(ticket) => {
-                if let Some(done) = self.tickets.remove(&ticket) {
-                    // Whoever waited may have gone.
-                    let _ = done.send(());
-                }
-            }
+            Effect::Confirm(ticket) => self.tell(ticket, Ok(())),
+            Effect::Decline(ticket) => self.tell(ticket, Err(Declined::OutOfBounds)),
             Effect::Announce(announcement) => self.announce(announcement),
+        }
+    }
+
+    fn tell(&mut self, ticket: Ticket, result: Result<(), Declined>) {
+        if let Some(done) = self.tickets.remove(&ticket) {
+            // Whoever waited may have gone.
+            let _ = done.send(result);
         }
     }
 

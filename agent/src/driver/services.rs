@@ -2,16 +2,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use iotdm_core::{Report, Services, ServicesGone};
+use iotdm_core::{Declined, Report, Services};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+/// Who waits for a command to be durable, or declined.
+pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
+
 /// What a product or a handler asks of the running agent.
 #[derive(Debug)]
 pub(crate) enum Command {
-    SetAttributes(Vec<(String, Value)>, oneshot::Sender<()>),
-    Report(Report, oneshot::Sender<()>),
+    SetAttributes(Vec<(String, Value)>, Done),
+    Report(Report, Done),
     WantManaged(bool),
 }
 
@@ -54,22 +57,30 @@ impl Handle {
         (Self { attributes: Attributes::new(), commands }, receiver)
     }
 
-    pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
-        self.ask(|done| Command::SetAttributes(changes, done)).await
+    pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
+        self.ask(|done| Command::SetAttributes(changes.clone(), done)).await
     }
 
-    pub(crate) async fn report(&self, report: Report) -> Result<(), ServicesGone> {
-        self.ask(|done| Command::Report(report, done)).await
+    pub(crate) async fn report(&self, report: Report) -> Result<(), Declined> {
+        self.ask(|done| Command::Report(report.clone(), done)).await
     }
 
-    pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), ServicesGone> {
-        self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| ServicesGone)
+    pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), Declined> {
+        self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| Declined::Stopping)
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), ServicesGone> {
-        let (done, durable) = oneshot::channel();
-        self.commands.send(command(done)).await.map_err(|_| ServicesGone)?;
-        durable.await.map_err(|_| ServicesGone)
+    /// Asks until there is an answer: an agent that opens its journal again after a failed commit has forgotten who
+    /// waited, and whether it was done.
+    async fn ask(&self, command: impl Fn(Done) -> Command) -> Result<(), Declined> {
+        loop {
+            let (done, answer) = oneshot::channel();
+            self.commands.send(command(done)).await.map_err(|_| Declined::Stopping)?;
+            match answer.await {
+                Ok(result) => return result,
+                Err(_) if self.commands.is_closed() => return Err(Declined::Stopping),
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -85,11 +96,11 @@ impl Services for TaskServices {
         self.handle.attributes.get(name)
     }
 
-    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), ServicesGone> {
+    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
         self.handle.set_attributes(changes).await
     }
 
-    async fn report(&self, report: Report) -> Result<(), ServicesGone> {
+    async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
     }
 

@@ -244,17 +244,7 @@ impl Engine {
             Body::Stored(bytes) => Body::Stored(bounded(&request.req_id.to_raw(), bytes.into()).into()),
             observed @ Body::Observed { .. } => observed,
         };
-        self.answers.insert(
-            key,
-            Answer {
-                subject: request.subject.clone(),
-                fingerprint: request.fingerprint,
-                sequence: request.sequence,
-                class,
-                body,
-                failure: None,
-            },
-        );
+        self.answers.insert(key, Answer::of(request, class, body, None));
         self.write_due(key);
         self.answer_due(key);
         self.prune();

@@ -6,6 +6,7 @@ use crate::config::Limits;
 use crate::journal::Class;
 
 use super::key::{Fingerprint, KeyHash};
+use super::request::Request;
 
 /// The answers of finished requests, kept so that a replay gets the same one.
 ///
@@ -131,6 +132,20 @@ impl Answers {
         }
         for place in tried {
             self.long.remove(&place);
+        }
+    }
+}
+
+impl Answer {
+    /// The answer of a request that is finished.
+    pub(super) fn of(request: &Request, class: Class, body: Body, failure: Option<String>) -> Self {
+        Self {
+            subject: request.subject.clone(),
+            fingerprint: request.fingerprint,
+            sequence: request.sequence,
+            class,
+            body,
+            failure: failure.map(Into::into),
         }
     }
 }

@@ -108,13 +108,14 @@ impl Engine {
 
     pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
         let unkeepable = changes.iter().any(|(_, value)| is_too_large(value) || is_too_deep(value));
-        if unkeepable || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
-            self.note("attributes beyond their bounds", "they are not set");
-        } else {
+        let fits = !unkeepable && self.model.has_room_for(changes.iter().map(|(name, _)| name));
+        if fits {
             self.change_attributes(changes);
+        } else {
+            self.note("attributes beyond their bounds", "they are not set");
         }
         if let Some(ticket) = ticket {
-            self.effect(Effect::Confirm(ticket));
+            self.effect(if fits { Effect::Confirm(ticket) } else { Effect::Decline(ticket) });
         }
     }
 

@@ -115,6 +115,8 @@ pub enum Effect {
     Attributes(Vec<(String, Value)>),
     /// What this ticket waits for is durable.
     Confirm(Ticket),
+    /// What this ticket asked for is out of bounds, and not done.
+    Decline(Ticket),
     /// The session changed in a way its owner wants to hear.
     Announce(Announcement),
 }

@@ -38,17 +38,8 @@ impl Engine {
                 self.report_failure(&request, failure);
             }
         }
-        self.answers.insert(
-            key,
-            Answer {
-                subject: request.subject.clone(),
-                fingerprint: request.fingerprint,
-                sequence: request.sequence,
-                class: Class::Executed,
-                body: Body::Stored(response.into()),
-                failure: failure.map(Into::into),
-            },
-        );
+        let body = Body::Stored(response.into());
+        self.answers.insert(key, Answer::of(&request, Class::Executed, body, failure));
         self.write_due(key);
         self.prune();
         if restarts(&request.route) {

@@ -36,10 +36,8 @@ impl Engine {
     /// Queues a report. Beyond the bound the oldest report is dropped, unsent ones first, and counted.
     pub(super) fn report(&mut self, mut report: Report, ticket: Option<Ticket>) {
         shorten_log_data(&mut report);
-        let size = report.body().map_or(0, |body| body.to_string().len());
-        if size > MAX_REPORT_BYTES {
-            self.note("report larger than a message may be", "it is dropped");
-        } else {
+        let fits = report.body().map_or(0, |body| body.to_string().len()) <= MAX_REPORT_BYTES;
+        if fits {
             if let (own, Some(oldest)) = self.outbox.own()
                 && own >= MAX_OWN_REQUESTS
             {
@@ -49,9 +47,11 @@ impl Engine {
             let place = self.outbox.push(Item::Report(report.clone()));
             self.out.writes.push(Write::Queue(place, Queued::Report(report)));
             self.out.due = true;
+        } else {
+            self.note("report larger than a message may be", "it is dropped");
         }
         if let Some(ticket) = ticket {
-            self.effect(Effect::Confirm(ticket));
+            self.effect(if fits { Effect::Confirm(ticket) } else { Effect::Decline(ticket) });
         }
     }
 

@@ -1,10 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{Code, Route, Topic, UpRoute};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use crate::engine::{Lost, PublishId};
 use crate::link::{Link, LinkEvent};
@@ -103,6 +105,9 @@ impl Platform {
     }
 
     /// The next response with this reqId that was not yet returned here.
+    ///
+    /// # Panics
+    /// When nothing at all happens for a week of the test's clock: on the paused clock that is at once.
     pub async fn response(&self, req_id: &str) -> Value {
         let mut changes = self.changed.subscribe();
         loop {
@@ -115,7 +120,7 @@ impl Platform {
                     return response.clone();
                 }
             }
-            changes.changed().await.expect("the platform outlives the wait");
+            changed(&mut changes).await;
         }
     }
 
@@ -141,10 +146,13 @@ impl Platform {
     }
 
     /// Waits until something holds; looked at after every event.
+    ///
+    /// # Panics
+    /// When nothing at all happens for a week of the test's clock.
     pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
         let mut changes = self.changed.subscribe();
         while !holds(self) {
-            changes.changed().await.expect("the platform outlives the wait");
+            changed(&mut changes).await;
         }
     }
 
@@ -311,6 +319,17 @@ impl Platform {
         self.inner.lock().expect("no holder of the lock panics")
     }
 }
+
+/// Waits for the next event; on the paused clock a test whose agent has ended fails instead of waiting for ever.
+async fn changed(changes: &mut watch::Receiver<()>) {
+    match timeout(PATIENCE, changes.changed()).await {
+        Ok(result) => result.expect("the platform outlives the wait"),
+        Err(_) => panic!("nothing at all happened for {PATIENCE:?} of the test's clock"),
+    }
+}
+
+/// How long nothing at all may happen while a test waits: far longer than an agent is silent, which renews manage.
+const PATIENCE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Inner {
     fn event(&self, event: LinkEvent) {

@@ -27,12 +27,12 @@ impl Services for Threads {
         None
     }
 
-    async fn set_attributes(&self, _: Vec<(String, Value)>) -> Result<(), ServicesGone> {
-        Err(ServicesGone)
+    async fn set_attributes(&self, _: Vec<(String, Value)>) -> Result<(), Declined> {
+        Err(Declined::Stopping)
     }
 
-    async fn report(&self, _: Report) -> Result<(), ServicesGone> {
-        Err(ServicesGone)
+    async fn report(&self, _: Report) -> Result<(), Declined> {
+        Err(Declined::Stopping)
     }
 
     fn spawn_blocking(&self, work: Work) {

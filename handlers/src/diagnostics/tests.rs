@@ -247,5 +247,5 @@ async fn a_clear_that_cannot_be_stored_is_refused() {
 async fn it_ends_when_the_agent_does() {
     let bench = bench();
     bench.diagnostics.error_code(1);
-    assert_eq!(bench.diagnostics.run(|_| async { Err(ServicesGone) }).await, ServicesGone);
+    assert_eq!(bench.diagnostics.run(|_| async { Err(Declined::Stopping) }).await, Declined::Stopping);
 }

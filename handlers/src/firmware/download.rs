@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Accepted, Context, Download, Empty, Failure, FirmwareState, Handler, Performed, Recovery, Refusal,
-    ServicesGone, UpdateStatus,
+    Accepted, Context, Declined, Download, Empty, Failure, FirmwareState, Handler, Performed, Recovery,
+    Refusal, UpdateStatus,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -115,8 +115,8 @@ impl From<io::Error> for Stop {
     }
 }
 
-impl From<ServicesGone> for Stop {
-    fn from(_: ServicesGone) -> Self {
+impl From<Declined> for Stop {
+    fn from(_: Declined) -> Self {
         Self::Interrupted
     }
 }

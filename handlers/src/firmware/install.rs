@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Accepted, ChildExit, ChildProcess, Context, Empty, Failure, FirmwareState, Handler, Performed, Recovery,
-    Refusal, Restart, ServicesGone, Update, UpdateStatus,
+    Accepted, ChildExit, ChildProcess, Context, Declined, Empty, Failure, FirmwareState, Handler, Performed,
+    Recovery, Refusal, Restart, Update, UpdateStatus,
 };
 
 use super::download::OCCUPIED;
@@ -104,8 +104,8 @@ impl From<Fault> for Stop {
     }
 }
 
-impl From<ServicesGone> for Stop {
-    fn from(_: ServicesGone) -> Self {
+impl From<Declined> for Stop {
+    fn from(_: Declined) -> Self {
         Self::Interrupted
     }
 }

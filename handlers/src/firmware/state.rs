@@ -1,7 +1,7 @@
 //! The attribute `mgmt.firmware`: read from and written to the agent's durable model, nowhere else.
 
 use iotdm_core::{
-    Context, Failure, Firmware as Attribute, FirmwareState, ServicesGone, UpdateStatus, attribute, iso8601,
+    Context, Declined, Failure, Firmware as Attribute, FirmwareState, UpdateStatus, attribute, iso8601,
 };
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,7 @@ pub(super) async fn change(
     cx: &Context,
     state: FirmwareState,
     update_status: UpdateStatus,
-) -> Result<(), ServicesGone> {
+) -> Result<(), Declined> {
     cx.set_attributes(vec![moved(cx, state, update_status)]).await
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn fail(cx: &Context, fault: &Fault) -> Failure {
 }
 
 /// Installed: back to idle with success, and `deviceInfo.fwVersion` becomes the image's version, in one durable step.
-pub(super) async fn installed(cx: &Context, version: Option<String>) -> Result<(), ServicesGone> {
+pub(super) async fn installed(cx: &Context, version: Option<String>) -> Result<(), Declined> {
     let mut changes = vec![moved(cx, FirmwareState::Idle, UpdateStatus::Success)];
     if let Some(version) = version {
         // Kept as an object: members that this program does not know stay.

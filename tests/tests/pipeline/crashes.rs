@@ -6,6 +6,7 @@ use iotdm_agent::RunError;
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
 use iotdm_agent::testing::CrashOutcome;
+use iotdm_core::{Report, UpRoute};
 
 use crate::product::{Blocking, Broken, Echo, Once, Rig};
 
@@ -171,4 +172,18 @@ async fn a_handler_does_not_outlive_a_crash() {
     running.kill().await;
     tokio::task::yield_now().await;
     assert_eq!(ended.load(std::sync::atomic::Ordering::SeqCst), 1, "the handler's future was dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_made_while_the_disk_is_full_waits_and_arrives() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    rig.disk.disk_full(true);
+    let disk = rig.disk.clone();
+    let (reported, ()) = tokio::join!(running.device().report(Report::AddErrorCode(7)), async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        disk.disk_full(false);
+    });
+    reported.unwrap();
+    rig.platform.until(|platform| !platform.published(UpRoute::AddErrorCode).is_empty()).await;
 }

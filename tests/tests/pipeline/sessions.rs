@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use iotdm_agent::{RunError, State};
-use iotdm_core::{Code, LogEntry, MAX_PAYLOAD_BYTES, Report, Severity, UpRoute};
+use iotdm_core::{Code, Declined, LogEntry, MAX_PAYLOAD_BYTES, Report, Severity, UpRoute};
 use serde_json::json;
 
-use crate::product::{Echo, Fresh, Rig};
+use crate::product::{Echo, Fresh, Once, Rig};
 
 #[tokio::test(start_paused = true)]
 async fn each_connection_sends_one_manage_and_renews_it_before_its_lifetime_ends() {
@@ -170,4 +170,34 @@ async fn a_log_entry_too_large_for_a_message_loses_the_end_of_its_data() {
     assert!((100_000..=MAX_PAYLOAD_BYTES).contains(&sent.to_string().len()), "{}", sent.to_string().len());
     let kept = sent["d"]["data"].as_str().unwrap().len();
     assert!(kept > 0 && kept.is_multiple_of(4), "{kept}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_out_of_bounds_is_declined_and_not_confirmed() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    let large = "x".repeat(200_000);
+    let entry =
+        LogEntry { message: large.clone(), timestamp: "t".into(), data: None, severity: Severity::Error };
+    assert_eq!(running.device().report(Report::AddLog(entry)).await, Err(Declined::OutOfBounds));
+    assert!(running.device().set_attribute("large", &large).await.is_err());
+    assert_eq!(running.device().attribute::<String>("large"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_request_is_refused_at_once_though_every_place_is_taken() {
+    let rig = Rig::new();
+    rig.platform.window(200);
+    let _running = rig.managed().await;
+    rig.platform.offline(true);
+    for n in 0..64 {
+        rig.send::<Once>(&format!("slow{n}"));
+    }
+    rig.send::<Fresh>("late");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    rig.platform.offline(false);
+    rig.until_run("once slow63").await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(rig.platform.response("late").await["rc"], 409);
+    assert!(began.elapsed().is_zero(), "{:?}", began.elapsed());
 }

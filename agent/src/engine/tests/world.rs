@@ -340,6 +340,7 @@ impl World {
             }
             Effect::Attributes(_) => {}
             Effect::Confirm(ticket) => self.confirmed.push(ticket),
+            Effect::Decline(_) => {}
             Effect::Announce(announcement) => self.announced.push(announcement),
         }
     }
