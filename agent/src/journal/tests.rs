@@ -5,7 +5,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::engine::{Age, Now};
-use crate::store::{MemoryDisk, StoreSource};
+use crate::store::{CrashOutcome, MemoryDisk, StoreSource};
 
 use super::*;
 
@@ -273,18 +273,37 @@ fn the_journal_of_another_device_is_refused_and_left_alone() {
 
 #[test]
 fn a_failed_commit_leaves_all_or_nothing() {
-    for outcome in [crate::store::CrashOutcome::Applied, crate::store::CrashOutcome::NotApplied] {
+    for (outcome, expected) in [
+        (CrashOutcome::Applied, vec![stored(9000), Write::Observe("a".into(), 1)]),
+        (CrashOutcome::NotApplied, vec![stored(10)]),
+    ] {
         let disk = written(&[stored(10)]);
         let (mut journal, _, _) = open(&disk).unwrap();
         disk.crash_at_commit(1, outcome);
         assert!(journal.commit(&[stored(9000), Write::Observe("a".into(), 1)]).is_err());
         assert!(journal.commit(&[stored(20)]).is_err(), "it must be opened again");
-        let expected = match outcome {
-            crate::store::CrashOutcome::Applied => vec![stored(9000), Write::Observe("a".into(), 1)],
-            crate::store::CrashOutcome::NotApplied => vec![stored(10)],
-        };
         let expected: Vec<Write> = expected.into_iter().chain([Write::Quarantine(true)]).collect();
         assert_eq!(open(&disk).unwrap().2, shown(&expected));
+    }
+}
+
+#[test]
+fn a_torn_commit_is_damage() {
+    let disk = written(&[stored(10)]);
+    let (mut journal, _, _) = open(&disk).unwrap();
+    disk.crash_at_commit(1, CrashOutcome::Torn);
+    assert!(journal.commit(&[stored(9000), Write::Observe("a".into(), 1)]).is_err());
+    assert!(open(&disk).unwrap_err().is_damage());
+}
+
+#[test]
+fn a_rotten_bit_anywhere_is_damage() {
+    let mut all = one_of_each();
+    all.push(stored(20_000));
+    for seed in 0..500 {
+        let disk = written(&all);
+        disk.rot(seed);
+        assert!(open(&disk).unwrap_err().is_damage(), "seed {seed}");
     }
 }
 

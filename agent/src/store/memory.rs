@@ -12,6 +12,10 @@ use super::{Change, MAX_SET_ASIDE, Store, StoreError, StoreSource};
 /// Clones share the disk; [`fork`](Self::fork) copies it. Opening again cuts off the store opened before, as a
 /// restart does: it refuses every use.
 ///
+/// A commit is durable when it returns, so there is no state between written and flushed, and nothing that a power cut
+/// between two commits could take away. What was not flushed is the commit that fails: [`fail_commit`](Self::fail_commit)
+/// and [`crash_at_commit`](Self::crash_at_commit).
+///
 /// ```
 /// use iotdm_agent::store::{Change, CrashOutcome, MemoryDisk, StoreSource};
 ///
@@ -37,7 +41,7 @@ impl MemoryDisk {
         Self::default()
     }
 
-    /// A disk of its own with the same durable content and counters, and without planned faults.
+    /// A disk of its own with the same durable content, damage and counters, and without planned faults.
     #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.state();
@@ -45,6 +49,7 @@ impl MemoryDisk {
             durable: state.durable.clone(),
             set_aside: state.set_aside.clone(),
             set_aside_count: state.set_aside_count,
+            damaged: state.damaged,
             attempts: state.attempts,
             commits: state.commits,
             changes: state.changes,
@@ -72,7 +77,19 @@ impl MemoryDisk {
 
     /// Opening says [`StoreError::Damaged`] until the store is set aside.
     pub fn damage(&self) {
-        self.state().damaged = true;
+        self.state().damaged = Some("damaged on demand");
+    }
+
+    /// Flips one bit of one stored value, both chosen by `seed`. Nothing here notices: that is left to whoever reads the
+    /// value, as on a disk without checksums. A disk without a value that has bits stays as it is.
+    pub fn rot(&self, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut state = self.state();
+        let mut values: Vec<_> = state.durable.values_mut().filter(|value| !value.is_empty()).collect();
+        if let Some(value) = random.choice(&mut values) {
+            let byte = random.usize(..value.len());
+            value[byte] ^= 1 << random.u32(..u8::BITS);
+        }
     }
 
     /// Opening says [`StoreError::Locked`] while `pid` names another process.
@@ -96,6 +113,18 @@ impl MemoryDisk {
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
         self.state().bytes_written
+    }
+
+    /// How many pairs it holds.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.state().durable.len()
+    }
+
+    /// Bytes of the keys and values that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.state().durable.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
 
     /// The durable content.
@@ -124,8 +153,8 @@ impl StoreSource for MemoryDisk {
         if let Some(pid) = state.locked_by {
             return Err(StoreError::Locked { path: path(), pid: Some(pid) });
         }
-        if state.damaged {
-            return Err(StoreError::damaged(&path(), "damaged on demand"));
+        if let Some(what) = state.damaged {
+            return Err(StoreError::damaged(&path(), what));
         }
         state.generation += 1;
         let generation = state.generation;
@@ -136,7 +165,7 @@ impl StoreSource for MemoryDisk {
     fn set_aside(&mut self) -> Result<String, StoreError> {
         let mut state = self.state();
         state.generation += 1;
-        state.damaged = false;
+        state.damaged = None;
         state.set_aside_count += 1;
         let name = format!("set-aside-{}", state.set_aside_count);
         let content = std::mem::take(&mut state.durable);
@@ -155,6 +184,10 @@ pub enum CrashOutcome {
     Applied,
     /// No change is durable.
     NotApplied,
+    /// Some of the first changes are durable, never all of them, and the store notices: opening says
+    /// [`StoreError::Damaged`] until it is set aside. How many they are differs from commit to commit, and is the same
+    /// whenever the same commits are made.
+    Torn,
 }
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -174,16 +207,21 @@ struct State {
     /// By the attempt they befall.
     faults: BTreeMap<u64, Fault>,
     full: bool,
-    damaged: bool,
+    /// What opening says of it.
+    damaged: Option<&'static str>,
     locked_by: Option<u32>,
 }
 
 impl State {
     fn apply(&mut self, changes: &[Change]) {
         self.commits += 1;
+        self.changes += changes.len() as u64;
+        self.bytes_written += changes.iter().map(|change| change.bytes() as u64).sum::<u64>();
+        self.write(changes);
+    }
+
+    fn write(&mut self, changes: &[Change]) {
         for change in changes {
-            self.changes += 1;
-            self.bytes_written += change.bytes() as u64;
             match change {
                 Change::Put { key, value } => drop(self.durable.insert(key.clone(), value.clone())),
                 Change::Remove { key } => drop(self.durable.remove(key)),
@@ -242,8 +280,13 @@ impl Store for MemoryStore {
             Some(Fault::Fail) => Err(state.fail(io::Error::other("failed on demand"))),
             _ if state.full => Err(state.fail(io::ErrorKind::StorageFull.into())),
             Some(Fault::Crash(outcome)) => {
-                if outcome == CrashOutcome::Applied {
-                    state.apply(changes);
+                match outcome {
+                    CrashOutcome::Applied => state.apply(changes),
+                    CrashOutcome::NotApplied => {}
+                    CrashOutcome::Torn => {
+                        state.write(&changes[..attempt as usize % changes.len()]);
+                        state.damaged = Some("a commit was torn");
+                    }
                 }
                 Err(state.fail(io::Error::other("the power went")))
             }

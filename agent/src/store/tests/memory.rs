@@ -36,6 +36,66 @@ fn a_crash_at_a_commit_applies_all_of_its_changes_or_none() {
 }
 
 #[test]
+fn a_torn_commit_leaves_a_beginning_of_its_changes_and_is_damage() {
+    let names = ["a", "b", "c", "d"];
+    let mut lengths = std::collections::BTreeSet::new();
+    for earlier in 0..8 {
+        let mut disk = MemoryDisk::new();
+        let mut store = disk.open().unwrap();
+        (0..earlier).for_each(|n| store.commit(&[put("n", [n])]).unwrap());
+        let commits = disk.commits();
+        disk.crash_at_commit(1, CrashOutcome::Torn);
+        assert!(matches!(store.commit(&names.map(|name| put(name, "new"))), Err(StoreError::Io { .. })));
+        assert_eq!(disk.commits(), commits);
+
+        let found = disk.entries().into_keys().filter(|key| key != b"n").collect::<Vec<_>>();
+        assert!(found.len() < names.len(), "never all of them");
+        assert!(found.iter().zip(names).all(|(found, name)| found == name.as_bytes()), "{found:?}");
+        lengths.insert(found.len());
+        assert!(matches!(disk.fork().open(), Err(StoreError::Damaged { .. })), "a copy has the damage, too");
+        assert!(matches!(disk.open(), Err(StoreError::Damaged { .. })));
+        disk.set_aside().unwrap();
+        assert_eq!(content(&*disk.open().unwrap()).unwrap(), pairs([]));
+    }
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn rot_flips_one_bit_of_one_value_and_a_seed_repeats_it() {
+    let mut disk = MemoryDisk::new();
+    disk.rot(0);
+    assert_eq!(disk.pairs(), 0, "nothing to spoil");
+    disk.open().unwrap().commit(&[put("empty", ""), put("a", "first"), put("b", "second")]).unwrap();
+    let before = disk.entries();
+    for seed in 0..50 {
+        let (rotten, same) = (disk.fork(), disk.fork());
+        rotten.rot(seed);
+        same.rot(seed);
+        assert_eq!(rotten.entries(), same.entries());
+        let flipped: u32 = before
+            .iter()
+            .zip(rotten.entries())
+            .map(|((key, old), (rotten_key, new))| {
+                assert_eq!((key, old.len()), (&rotten_key, new.len()));
+                old.iter().zip(new).map(|(old, new)| (old ^ new).count_ones()).sum::<u32>()
+            })
+            .sum();
+        assert_eq!(flipped, 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_it_holds_is_counted() {
+    let mut disk = MemoryDisk::new();
+    let mut store = disk.open().unwrap();
+    assert_eq!((disk.pairs(), disk.bytes()), (0, 0));
+    store.commit(&[put("key", "value"), put("k", "")]).unwrap();
+    assert_eq!((disk.pairs(), disk.bytes()), (2, 9));
+    store.commit(&[remove("key")]).unwrap();
+    assert_eq!((disk.pairs(), disk.bytes()), (1, 1));
+}
+
+#[test]
 fn a_full_disk_refuses_commits_until_it_has_room_and_is_opened_again() {
     let mut disk = MemoryDisk::new();
     let mut store = disk.open().unwrap();
