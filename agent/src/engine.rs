@@ -229,6 +229,11 @@ impl Engine {
         self.requests.len() + self.answers.len()
     }
 
+    /// How many requests have no outcome yet.
+    pub fn unfinished(&self) -> usize {
+        self.requests.len()
+    }
+
     /// How often each kind of thing that is not answered occurred: unreadable payloads, foreign topics and the like.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
         self.noise.totals().collect()

@@ -121,6 +121,12 @@ impl Journal {
         self.store.commit(&changes)
     }
 
+    /// The key in the store of the record, open or done, of a request.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn place_of_request(key: KeyHash) -> Vec<u8> {
+        numbered(&keyed(space::OPEN_OR_DONE, &key.0), 0)
+    }
+
     fn read(&mut self, restore: &mut impl FnMut(Write)) -> Result<Option<Owner>, JournalError> {
         let mut assembly = Assembly::default();
         let mut owner = None;

@@ -53,6 +53,7 @@
 
 mod link;
 mod platform;
+pub mod simulation;
 mod system;
 
 use std::sync::Arc;

@@ -87,14 +87,15 @@ impl Answers {
         for (class, limit) in [(Class::Executed, limits.kept_executed), (Class::Refused, limits.kept_refused)]
         {
             let range = (class, 0)..=(class, u64::MAX);
-            // Only the front can be in excess; one that waits to be sent is passed over and stays.
+            // Only the front can be in excess. One that waits to be sent stays, beyond the limit: a newer one must not
+            // go in its place, for it is among those that are promised to be known.
             let excess = self.count(class).saturating_sub(limit);
             let oldest: Vec<KeyHash> = self
                 .by_sequence
                 .range(range)
+                .take(excess)
                 .map(|(_, key)| *key)
                 .filter(|key| !waiting(key))
-                .take(excess)
                 .collect();
             for key in oldest {
                 self.remove(&key);
@@ -225,7 +226,20 @@ mod tests {
             answers.insert(key, answer);
         }
         let pruned = answers.prune(&limits(1, 1, 1 << 20), |k| *k == key(0));
-        assert_eq!(pruned, [Pruned::Forgotten(key(1)), Pruned::Forgotten(key(2))]);
+        assert_eq!(pruned, [Pruned::Forgotten(key(1))]);
+        assert_eq!(answers.prune(&limits(1, 1, 1 << 20), |_| false), [Pruned::Forgotten(key(0))]);
+    }
+
+    /// Else a replay of the newest would run again, as long as older answers wait for a broker.
+    #[test]
+    fn an_answer_that_waits_to_be_sent_costs_no_newer_one_its_place() {
+        let mut answers = Answers::default();
+        for sequence in 0..3 {
+            let (key, answer) = answer(sequence, Class::Executed, 0);
+            answers.insert(key, answer);
+        }
+        assert_eq!(answers.prune(&limits(2, 1, 1 << 20), |k| *k == key(0) || *k == key(1)), []);
+        assert!(answers.get(&key(2)).is_some());
     }
 
     #[test]

@@ -264,8 +264,10 @@ impl Engine {
 
     pub(super) fn fence_overran(&mut self) {
         let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
-        if self.is_held() || !self.deferred.is_empty() || quiet < FENCE_QUIET {
-            let pause = FENCE_QUIET.saturating_sub(quiet).max(Duration::from_secs(1));
+        let waits = self.is_held() || !self.deferred.is_empty();
+        if waits || quiet < FENCE_QUIET {
+            // What is waited for has no time of its own: a look now and then, for a restart may be hours away.
+            let pause = if waits { FENCE_QUIET } else { FENCE_QUIET - quiet };
             return self.timers.set(Timer::Fence, self.now.monotonic + pause);
         }
         warn!(

@@ -14,5 +14,4 @@ mod quarantine;
 mod replay;
 mod session;
 mod stories;
-mod walk;
 mod world;

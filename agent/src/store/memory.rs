@@ -75,6 +75,13 @@ impl MemoryDisk {
         self.state().full = full;
     }
 
+    /// It has room, and no planned fault is left.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.full = false;
+        state.faults.clear();
+    }
+
     /// Opening says [`StoreError::Damaged`] until the store is set aside.
     pub fn damage(&self) {
         self.state().damaged = Some("damaged on demand");
@@ -119,6 +126,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn pairs(&self) -> usize {
         self.state().durable.len()
+    }
+
+    /// Whether it holds a pair with this key.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.state().durable.contains_key(key)
     }
 
     /// Bytes of the keys and values that it holds.

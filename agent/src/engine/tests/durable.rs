@@ -70,7 +70,7 @@ fn work_then_answer_costs_two_commits_and_answer_then_work_four() {
     );
     world.deliver("busy", download());
     world.deliver("r5", download());
-    assert_eq!(commits(&mut world, &mut |world| world.pass(secs(11))), 1, "409");
+    assert_eq!(commits(&mut world, &mut |world| _ = world.pass(secs(11))), 1, "409");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_crash_between_any_two_steps_loses_nothing_and_repeats_nothing() {
     assert!(points > 60, "the scenario has only {points} points");
     for k in 1..=points {
         let world = play(Some(k));
-        let context = || format!("crash at point {k}:\n{}", world.story.join("\n"));
+        let context = || format!("crash at point {k}:\n{}", world.story.lines.join("\n"));
         for id in ["a", "o", "d", "b", "v", "x"] {
             assert!(world.is_acked(id), "{id} is not acknowledged; {}", context());
             assert!(!world.answers(id).is_empty(), "{id} is not answered; {}", context());

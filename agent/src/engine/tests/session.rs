@@ -226,3 +226,17 @@ fn a_connection_that_was_given_up_and_then_comes_about_is_not_taken_for_one() {
     world.pass(secs(3));
     assert!(world.engine().is_managed());
 }
+
+/// A promised restart may be hours away, on a battery.
+#[test]
+fn a_connection_that_is_held_wakes_the_device_twice_a_minute_at_most() {
+    let mut world = World::new();
+    world.flap();
+    world.broker.pubacks = false;
+    world.deliver("r1", reboot());
+    world.decide("r1", yes(202));
+    world.go_offline();
+    world.reconnect();
+    world.pass(minutes(30));
+    assert!(world.pass(minutes(60)) <= 120);
+}

@@ -7,28 +7,30 @@ use serde_json::{Value, json};
 
 use crate::engine::{Delivered, Delivery, Input, Lost, PublishId};
 
-/// The broker: it keeps order, and a session while the device is away.
-pub(in crate::engine::tests) struct Broker {
-    pub(in crate::engine::tests) reachable: bool,
-    pub(in crate::engine::tests) credentials_accepted: bool,
-    pub(in crate::engine::tests) grants: bool,
+use super::laws::Laws;
+
+/// The broker: it keeps a session while the device is away, and order unless it was told not to.
+pub(crate) struct Broker {
+    pub(crate) reachable: bool,
+    pub(crate) credentials_accepted: bool,
+    pub(crate) grants: bool,
     /// Whether publishes are acknowledged at once, or held back.
-    pub(in crate::engine::tests) pubacks: bool,
-    pub(in crate::engine::tests) has_session: bool,
+    pub(crate) pubacks: bool,
+    pub(crate) has_session: bool,
     /// How many deliveries it sends before it waits for PUBACKs.
-    pub(in crate::engine::tests) window: usize,
+    pub(crate) window: usize,
     /// What the platform answers, by topic suffix; `None` is silence, nothing is 200.
-    pub(in crate::engine::tests) rc: BTreeMap<&'static str, Option<u16>>,
+    pub(crate) rc: BTreeMap<&'static str, Option<u16>>,
     /// What reached the platform, in order.
-    pub(in crate::engine::tests) received: Vec<Received>,
-    /// Every copy of every request, by its number: how far it got.
-    pub(in crate::engine::tests) copies: BTreeMap<u64, Copy>,
+    pub(crate) received: Vec<Received>,
+    /// Keeps no order across topics, as brokers that spread a session over queues do.
+    pub(crate) reorders: Option<fastrand::Rng>,
     /// How often it was connected.
-    pub(in crate::engine::tests) connections: u64,
+    pub(crate) connections: u64,
     epoch: Option<u64>,
     is_subscribed: bool,
-    queue: VecDeque<Message>,
-    in_flight: VecDeque<(u16, Message)>,
+    pub(crate) queue: VecDeque<Message>,
+    pub(crate) in_flight: VecDeque<(u16, Message)>,
     next_packet: u16,
     next_number: u64,
     up: VecDeque<Up>,
@@ -37,29 +39,31 @@ pub(in crate::engine::tests) struct Broker {
 
 /// A message for the device.
 #[derive(Clone, Debug)]
-pub(in crate::engine::tests) struct Message {
-    pub(in crate::engine::tests) number: u64,
+pub(crate) struct Message {
+    pub(crate) number: u64,
     topic: String,
-    payload: Bytes,
+    pub(crate) payload: Bytes,
     retained: bool,
     qos0: bool,
 }
 
-/// How far a copy of a request got.
-#[derive(Clone, Debug, Default)]
-pub(in crate::engine::tests) struct Copy {
-    pub(in crate::engine::tests) payload: Bytes,
-    pub(in crate::engine::tests) topic: String,
-    /// How many messages the platform had when it was delivered last.
-    pub(in crate::engine::tests) delivered_at: Option<usize>,
-    pub(in crate::engine::tests) acked: bool,
-}
-
 /// A message that reached the platform.
 #[derive(Clone, Debug)]
-pub(in crate::engine::tests) struct Received {
-    pub(in crate::engine::tests) topic: String,
-    pub(in crate::engine::tests) payload: Bytes,
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of the engine look at all of it"))]
+pub(crate) struct Received {
+    pub(crate) topic: String,
+    pub(crate) payload: Bytes,
+}
+
+impl Message {
+    fn delivered(&self, delivery: Option<Delivery>) -> Delivered {
+        Delivered {
+            delivery,
+            topic: self.topic.clone(),
+            payload: self.payload.clone(),
+            retained: self.retained,
+        }
+    }
 }
 
 enum Up {
@@ -78,7 +82,7 @@ impl Default for Broker {
             window: 20,
             rc: BTreeMap::new(),
             received: Vec::new(),
-            copies: BTreeMap::new(),
+            reorders: None,
             connections: 0,
             epoch: None,
             is_subscribed: false,
@@ -93,17 +97,17 @@ impl Default for Broker {
 }
 
 impl Received {
-    pub(in crate::engine::tests) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.payload).expect("what the agent sends is JSON")
     }
 }
 
 impl Broker {
-    pub(in crate::engine::tests) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.epoch.is_some()
     }
 
-    pub(in crate::engine::tests) fn connect(&mut self, epoch: u64) -> Input {
+    pub(crate) fn connect(&mut self, epoch: u64) -> Input {
         if !self.credentials_accepted {
             return Input::Disconnected(Lost::Credentials);
         }
@@ -117,7 +121,7 @@ impl Broker {
         Input::Connected { session_present: self.has_session }
     }
 
-    pub(in crate::engine::tests) fn subscribe(&mut self) -> Input {
+    pub(crate) fn subscribe(&mut self) -> Input {
         if self.grants {
             self.is_subscribed = true;
             self.has_session = true;
@@ -126,7 +130,7 @@ impl Broker {
     }
 
     /// The connection is gone, and what was on its way with it; unacknowledged deliveries will come again.
-    pub(in crate::engine::tests) fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.epoch = None;
         self.is_subscribed = false;
         self.up.clear();
@@ -136,22 +140,20 @@ impl Broker {
         }
     }
 
-    /// The session is lost, and everything that waited in it.
-    pub(in crate::engine::tests) fn lose_session(&mut self) {
+    /// The session is lost, and everything that waited in it: the numbers of those messages.
+    pub(crate) fn lose_session(&mut self) -> Vec<u64> {
         assert!(!self.is_connected());
         self.has_session = false;
-        for message in self.queue.drain(..) {
-            self.copies.remove(&message.number);
-        }
+        self.queue.drain(..).map(|message| message.number).collect()
     }
 
-    pub(in crate::engine::tests) fn acknowledge(&mut self, delivery: Delivery) {
+    pub(crate) fn acknowledge(&mut self, delivery: Delivery) {
         if self.epoch == Some(delivery.epoch) {
             self.up.push_back(Up::Ack(delivery.packet));
         }
     }
 
-    pub(in crate::engine::tests) fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
+    pub(crate) fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
         assert!(payload.len() <= 131_072, "a message of {} bytes ends the connection", payload.len());
         if self.is_connected() {
             self.up.push_back(Up::Publish(id, topic, payload));
@@ -159,41 +161,44 @@ impl Broker {
     }
 
     /// A message of the platform is queued for the device; its number.
-    pub(in crate::engine::tests) fn route(&mut self, topic: &str, payload: Vec<u8>) -> u64 {
+    pub(crate) fn route(&mut self, topic: &str, payload: Vec<u8>) -> u64 {
         self.route_as(topic, payload, false, false)
     }
 
-    pub(in crate::engine::tests) fn route_as(
-        &mut self,
-        topic: &str,
-        payload: Vec<u8>,
-        retained: bool,
-        qos0: bool,
-    ) -> u64 {
+    pub(crate) fn route_as(&mut self, topic: &str, payload: Vec<u8>, retained: bool, qos0: bool) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        if self.has_session || self.is_subscribed {
+        if self.keeps_messages() {
             let payload = Bytes::from(payload);
-            let copy = Copy { topic: topic.into(), payload: payload.clone(), ..Copy::default() };
-            self.copies.insert(number, copy);
             self.queue.push_back(Message { number, topic: topic.into(), payload, retained, qos0 });
         }
         number
     }
 
+    /// Whether a message for the device waits for it, or is lost.
+    pub(crate) fn keeps_messages(&self) -> bool {
+        self.has_session || self.is_subscribed
+    }
+
+    /// Which message a delivery of this connection carries.
+    pub(crate) fn number_of(&self, delivery: Delivery) -> Option<u64> {
+        let is_it = |(packet, _): &&(u16, Message)| *packet == delivery.packet;
+        let found = self.in_flight.iter().find(is_it)?;
+        (self.epoch == Some(delivery.epoch)).then_some(found.1.number)
+    }
+
     /// The next message on its way up arrives.
-    pub(in crate::engine::tests) fn take_up(&mut self, inputs: &mut VecDeque<Input>) -> bool {
+    pub(crate) fn take_up(&mut self, inputs: &mut VecDeque<Input>, laws: &mut Laws) -> bool {
         match self.up.pop_front() {
             None => return false,
             Some(Up::Ack(packet)) => {
                 if let Some(index) = self.in_flight.iter().position(|(p, _)| *p == packet) {
                     let (_, message) = self.in_flight.remove(index).expect("it was found there");
-                    if let Some(copy) = self.copies.get_mut(&message.number) {
-                        copy.acked = true;
-                    }
+                    laws.acknowledged(message.number);
                 }
             }
             Some(Up::Publish(id, topic, payload)) => {
+                laws.received(id);
                 self.platform_receives(topic, payload);
                 if self.pubacks {
                     inputs.push_back(Input::Acknowledged(id));
@@ -205,11 +210,11 @@ impl Broker {
         true
     }
 
-    pub(in crate::engine::tests) fn release_pubacks(&mut self, inputs: &mut VecDeque<Input>) {
+    pub(crate) fn release_pubacks(&mut self, inputs: &mut VecDeque<Input>) {
         inputs.extend(self.held_back.drain(..).map(Input::Acknowledged));
     }
 
-    pub(in crate::engine::tests) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.up.is_empty() || self.can_deliver()
     }
 
@@ -220,30 +225,39 @@ impl Broker {
             && self.in_flight.len() < self.window
     }
 
-    /// The next delivery.
-    pub(in crate::engine::tests) fn next_down(&mut self) -> Option<Delivered> {
+    /// The next delivery, and the number of its message.
+    pub(crate) fn next_down(&mut self) -> Option<(u64, Delivered)> {
         if !self.can_deliver() {
             return None;
         }
-        let message = self.queue.pop_front()?;
+        let place = self.next_place();
+        let message = self.queue.remove(place)?;
         let epoch = self.epoch?;
-        if let Some(copy) = self.copies.get_mut(&message.number) {
-            copy.delivered_at = Some(self.received.len());
-        }
+        let number = message.number;
         let delivery = (!message.qos0).then(|| {
             self.next_packet = self.next_packet % 65_535 + 1;
             Delivery { epoch, packet: self.next_packet }
         });
-        let delivered = Delivered {
-            delivery,
-            topic: message.topic.clone(),
-            payload: message.payload.clone(),
-            retained: message.retained,
-        };
+        let delivered = message.delivered(delivery);
         if let Some(delivery) = delivery {
             self.in_flight.push_back((delivery.packet, message));
         }
-        Some(delivered)
+        Some((number, delivered))
+    }
+
+    /// A delivery that is not acknowledged comes once more on the same connection, as NATS does it.
+    pub(crate) fn deliver_again(&mut self, which: usize) -> Option<(u64, Delivered)> {
+        let epoch = self.epoch?;
+        let (packet, message) = self.in_flight.get(which.checked_rem(self.in_flight.len())?)?;
+        Some((message.number, message.delivered(Some(Delivery { epoch, packet: *packet }))))
+    }
+
+    /// Order is kept within a topic at the least.
+    fn next_place(&mut self) -> usize {
+        let Some(random) = &mut self.reorders else { return 0 };
+        let chosen = random.usize(..self.queue.len().min(REORDERED_WITHIN));
+        let topic = &self.queue[chosen].topic;
+        self.queue.iter().position(|message| message.topic == *topic).unwrap_or(0)
     }
 
     fn platform_receives(&mut self, topic: String, payload: Bytes) {
@@ -260,31 +274,7 @@ impl Broker {
         }
         self.received.push(received);
     }
-
-    /// What reached the platform on a topic, by suffix.
-    pub(in crate::engine::tests) fn on(&self, suffix: &str) -> Vec<Value> {
-        let topic = format!("iotdevice-1/{suffix}");
-        self.received.iter().filter(|received| received.topic == topic).map(Received::json).collect()
-    }
-
-    pub(in crate::engine::tests) fn answers(&self, req_id: &Value) -> Vec<Bytes> {
-        let on_response = self.received.iter().filter(|received| received.topic == "iotdevice-1/response");
-        on_response
-            .filter(|answer| &answer.json()["reqId"] == req_id)
-            .map(|answer| answer.payload.clone())
-            .collect()
-    }
-
-    /// How many messages the platform sent that were not acknowledged.
-    pub(in crate::engine::tests) fn unacknowledged(&self) -> usize {
-        self.queue.len() + self.in_flight.len()
-    }
-
-    /// Whether a request waits here, unsent or unacknowledged.
-    pub(in crate::engine::tests) fn keeps(&self, req_id: &Value) -> bool {
-        let is_it = |message: &Message| {
-            serde_json::from_slice::<Value>(&message.payload).is_ok_and(|value| &value["reqId"] == req_id)
-        };
-        self.queue.iter().any(is_it) || self.in_flight.iter().any(|(_, message)| is_it(message))
-    }
 }
+
+/// How far a message may come ahead of others, in messages.
+const REORDERED_WITHIN: usize = 8;

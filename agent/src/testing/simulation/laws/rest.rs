@@ -1,0 +1,129 @@
+//! The laws of a world at rest, and of one in which everything works again: P1, P3, P4, P7, P8 and quiet.
+
+use std::time::Duration;
+
+use iotdm_core::ReqId;
+
+use crate::engine::TaskMoment;
+use crate::store::MemoryDisk;
+
+use super::super::Law;
+use super::super::world::World;
+use super::Laws;
+use super::track::Running;
+
+impl Laws {
+    /// Nothing is on its way: who could begin has begun.
+    pub(crate) fn at_rest(world: &mut World) {
+        let Some(agent) = &world.agent else { return };
+        let (unfinished, kept) = (agent.engine.unfinished(), agent.engine.kept());
+        let laws = &mut world.laws;
+        laws.now = world.elapsed;
+        laws.check_size(kept, unfinished, &world.disk);
+        if world.broker.is_connected() && world.broker.pubacks {
+            laws.check_waiting();
+        }
+    }
+
+    fn check_size(&mut self, kept: usize, unfinished: usize, disk: &MemoryDisk) {
+        let limits = &self.limits;
+        let kept_max = limits.pending + limits.kept_executed + limits.kept_refused + limits.outbox;
+        if unfinished > limits.pending || kept > kept_max {
+            let what = format!("{unfinished} requests are unfinished and {kept} are kept");
+            return self.broken(Law::EverythingIsBounded, what);
+        }
+        let pairs = disk.pairs();
+        if pairs > kept_max + limits.outbox + OTHER_PAIRS {
+            self.broken(Law::EverythingIsBounded, format!("the journal holds {pairs} pairs"));
+        }
+    }
+
+    fn check_waiting(&mut self) {
+        let holds = |running: &Running| running.restarts || running.moment == TaskMoment::Recover;
+        if self.running.values().any(holds) || self.restart.is_some() || !self.promised.is_empty() {
+            self.held_at = self.now;
+        }
+        let is_held = self.held_at + LANE_WAIT >= self.now;
+        let in_places = self.running.values().filter(|running| !running.takes_lane).count();
+        let busy = in_places >= self.limits.running || self.running.values().any(|running| running.is_rerun);
+        let since = self.started_at.max(self.held_at);
+        let is_overdue = |req_id: &&ReqId| {
+            let track = &self.tracks[*req_id];
+            let waited = self.now.saturating_sub(since.max(track.acked_at.unwrap_or_default()));
+            match track.kinds[..] {
+                [kind] if !kind.is_work() => true,
+                [kind] if kind.takes_lane() => !is_held && waited > LANE_WAIT,
+                [_] => !is_held && !busy,
+                // Which of the two requests with this reqId waits is not known here.
+                _ => false,
+            }
+        };
+        let overdue = self.waiting.iter().find(is_overdue);
+        if let Some(req_id) = overdue {
+            let what = format!("{req_id} waits, and nothing is in its way");
+            self.broken(Law::NothingWaits, what);
+        }
+    }
+
+    /// Everything has worked again for long enough.
+    pub(crate) fn at_the_end(world: &mut World) {
+        let Some(agent) = &world.agent else {
+            return world.laws.broken(Law::Quiet, "the agent does not run".into());
+        };
+        let engine = &agent.engine;
+        let unfinished = engine.unfinished();
+        let is_managed = engine.is_managed();
+        let is_quiet = engine.is_quiet() && agent.tasks.is_empty();
+        let level = engine.model().generation("level").and_then(|_| engine.model().read("level")?.as_i64());
+        let laws = &mut world.laws;
+        if unfinished > 0 {
+            laws.broken(Law::AcceptedIsKept, format!("{unfinished} requests have no outcome"));
+        }
+        if !is_managed || !is_quiet {
+            laws.broken(Law::Quiet, format!("managed: {is_managed}, quiet: {is_quiet}"));
+        }
+        if level.is_some() && laws.seen_level != level {
+            let what = format!("level is {level:?}, and the platform believes {:?}", laws.seen_level);
+            laws.broken(Law::AnswersAreKept, what);
+        }
+        laws.judge_copies();
+        laws.judge_reports();
+    }
+
+    fn judge_copies(&mut self) {
+        let mut broken = None;
+        for copy in self.copies.values().filter(|copy| !copy.excused) {
+            let (req_id, track) = (&copy.req_id, &self.tracks[&copy.req_id]);
+            let is_answered = track.answered_at > copy.delivered_at;
+            broken = if !copy.acked {
+                Some((Law::AcceptedIsKept, format!("{req_id} is not acknowledged")))
+            } else if !is_answered {
+                Some((Law::EveryDeliveryIsAnswered, format!("a delivery of {req_id} is not answered")))
+            } else if !track.confirmed {
+                Some((Law::AnswersAreKept, format!("the broker never acknowledged the answer to {req_id}")))
+            } else {
+                continue;
+            };
+            break;
+        }
+        if let Some((law, what)) = broken {
+            self.broken(law, what);
+        }
+    }
+
+    fn judge_reports(&mut self) {
+        let lost =
+            self.reports.iter().find(|(_, report)| report.confirmed && !report.received && !report.excused);
+        if let Some((ticket, _)) = lost {
+            let what = format!("report {} was confirmed and did not reach the platform", ticket.0);
+            self.broken(Law::AnswersAreKept, what);
+        }
+    }
+}
+
+/// Pairs that are neither requests nor their places in the queue: own requests, attributes, observations, the mark,
+/// the owner.
+const OTHER_PAIRS: usize = 512 + 128;
+
+/// How long the next in the lane waits.
+const LANE_WAIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,69 @@
+//! The device of the simulation: what it offers, and within which bounds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use serde_json::json;
+
+use crate::config::Limits;
+use crate::engine::Settings;
+
+pub(crate) fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(crate) fn minutes(minutes: u64) -> Duration {
+    secs(minutes * 60)
+}
+
+pub(crate) fn policy(phases: Phases, interrupted: Interrupted) -> Policy {
+    Policy {
+        phases,
+        budget: secs(30),
+        perform_budget: minutes(30),
+        late: Late::Run,
+        interrupted,
+        attempts: 3,
+    }
+}
+
+/// What the device offers.
+pub(crate) fn settings() -> Settings {
+    let refuse = |phases| policy(phases, Interrupted::Refuse);
+    let lamp = |action: &'static str| Route::custom("lamp", action);
+    let fresh = Policy { late: Late::RefuseAfter(FRESH_FOR), ..refuse(Phases::WorkThenAnswer) };
+    let policies = BTreeMap::from([
+        (Route::Reboot, refuse(Phases::AnswerThenWork)),
+        (Route::FactoryReset, refuse(Phases::AnswerThenWork)),
+        (Route::FirmwareDownload, refuse(Phases::AnswerThenWork)),
+        (Route::FirmwareUpdate, refuse(Phases::AnswerThenWork)),
+        (lamp("once"), refuse(Phases::WorkThenAnswer)),
+        (lamp("again"), policy(Phases::WorkThenAnswer, Interrupted::RunAgain)),
+        (lamp("after"), refuse(Phases::AnswerThenWork)),
+        (lamp("late"), Policy { late: Late::RefuseAfter(FRESH_FOR), ..refuse(Phases::AnswerThenWork) }),
+        (lamp("fresh"), fresh),
+    ]);
+    let supports = Supports {
+        device_actions: true,
+        firmware_actions: true,
+        bundles: BTreeMap::from([("lamp".into(), true)]),
+    };
+    Settings {
+        policies,
+        manage: Manage { lifetime: 0, supports, ..Manage::default() },
+        configured: vec![
+            ("deviceInfo".into(), json!({"model": "m"})),
+            ("metadata".into(), json!({})),
+            ("mgmt.firmware".into(), json!({"state": 0, "updateStatus": 0})),
+            ("level".into(), json!(1)),
+        ],
+        limits: Limits::default(),
+        unnoticed: secs(120),
+        boot: BootId("boot-1".into()),
+        seed: 0,
+    }
+}
+
+/// How old a request for `lamp/fresh` and `lamp/late` may be.
+pub(crate) const FRESH_FOR: Duration = Duration::from_secs(15 * 60);
