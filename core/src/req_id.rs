@@ -36,17 +36,30 @@ impl ReqId {
 }
 
 impl fmt::Display for ReqId {
-    /// What a log line shows: a string without its quotes, control characters still escaped as JSON has them.
+    /// What a log line shows: a string without its quotes, and nothing that moves a terminal's cursor or turns its
+    /// text around. JSON itself escapes only the control characters below U+0020.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(&self.0);
-        f.write_str(text)
+        write_legibly(text, f)
     }
 }
 
 impl fmt::Debug for ReqId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write_legibly(&self.0, f)
     }
+}
+
+/// Control characters, line and paragraph separators and changes of direction as JSON would escape them.
+fn write_legibly(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        let steers = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || steers {
+            write!(f, "\\u{:04x}", u32::from(c))
+        } else {
+            fmt::Write::write_char(f, c)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -78,5 +91,9 @@ mod tests {
     #[test]
     fn a_log_line_cannot_be_broken_by_a_req_id() {
         assert_eq!(parse("\"a\\nb\"").unwrap().to_string(), "a\\nb");
+        // DEL, NEL, CSI, line separator, right-to-left override: JSON leaves them as they are.
+        let id = parse("\"\u{7f}\u{85}\u{9b}31m\u{2028}\u{202e}é\"").unwrap();
+        assert_eq!(id.to_string(), "\\u007f\\u0085\\u009b31m\\u2028\\u202eé");
+        assert_eq!(format!("{id:?}"), format!("\"{id}\""));
     }
 }
