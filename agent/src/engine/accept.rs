@@ -28,7 +28,9 @@ impl Engine {
         let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
-            if self.deferred.len() >= MAX_DEFERRED {
+            let bytes = |delivered: &Delivered| delivered.topic.len() + delivered.payload.len();
+            let waiting: usize = self.deferred.iter().map(|(_, waiting)| bytes(waiting)).sum();
+            if self.deferred.len() >= MAX_DEFERRED || waiting + bytes(&delivered) > MAX_DEFERRED_BYTES {
                 self.note("more is waiting than can be held", "the connection is ended");
                 self.effect(Effect::Disconnect);
                 return self.disconnected(Lost::Other);
@@ -135,7 +137,7 @@ impl Engine {
                 return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
             }
             Some((_, answered)) => {
-                info!(reqId = %req_id, action = %route, "replayed");
+                self.tell("replayed", &req_id, &route);
                 if answered {
                     self.answer_due(key);
                 }
@@ -180,7 +182,7 @@ impl Engine {
             Some("the device has lost its journal and cannot tell whether this was done before")
         } else if matches!(policy.late, Late::RefuseAfter(limit) if request.age.may_exceed(limit)) {
             Some("the request may have waited too long while the device was away")
-        } else if self.requests.len() >= self.settings.limits.pending {
+        } else if self.requests.len() >= self.settings.limits.pending || !self.has_room_for(&request) {
             Some("too many requests wait")
         } else {
             None
@@ -188,7 +190,7 @@ impl Engine {
         if let Some(message) = refusal {
             return self.refuse_unrecorded(key, &request, &Refusal::busy(message), None);
         }
-        info!(reqId = %request.req_id, action = %request.route, "accepted");
+        self.tell("accepted", &request.req_id, &request.route);
         if takes_lane(&request.route) {
             self.lanes.entry(request.subject.clone()).or_default().waiting.push_back(key);
             self.timers.set(Timer::Lane(key), self.now.monotonic + LANE_WAIT);
@@ -197,6 +199,12 @@ impl Engine {
         }
         self.requests.insert(key, request);
         self.write_due(key);
+    }
+
+    /// Whether the bodies that wait stay within their bound. A single one always fits.
+    fn has_room_for(&self, request: &Request) -> bool {
+        let waiting: usize = self.requests.values().map(Request::body_bytes).sum();
+        waiting == 0 || waiting + request.body_bytes() <= MAX_WAITING_BYTES
     }
 
     /// Answers what was never recorded; the answer is kept until the broker has it.
@@ -279,6 +287,26 @@ impl Engine {
         sequence
     }
 
+    /// Logs a step of a request, within bounds.
+    pub(super) fn tell(&mut self, step: &'static str, req_id: &ReqId, route: &Route) {
+        if let Some(held_back) = self.may_tell(step) {
+            info!(reqId = %req_id, action = %route, held_back, "{step}");
+        }
+    }
+
+    /// Logs a step of an unfinished request, with its attempt.
+    pub(super) fn tell_of(&mut self, step: &'static str, key: KeyHash) {
+        let Some(held_back) = self.may_tell(step) else { return };
+        let Request { req_id, route, attempt, .. } = &self.requests[&key];
+        info!(reqId = %req_id, action = %route, attempt, held_back, "{step}");
+    }
+
+    /// Whether a step may be logged, and with how many that were held back before it, if any were.
+    pub(super) fn may_tell(&mut self, step: &'static str) -> Option<Option<u64>> {
+        let held_back = self.steps.count(step, self.now.monotonic)?;
+        Some((held_back > 0).then_some(held_back))
+    }
+
     /// Counts something that nobody is told of, and logs it within bounds.
     pub(super) fn note(&mut self, cause: &'static str, detail: &str) {
         if let Some(held_back) = self.noise.count(cause, self.now.monotonic) {
@@ -293,11 +321,23 @@ pub(super) fn bounded(req_id: &RawValue, response: Vec<u8>) -> Vec<u8> {
     if response.len() <= iotdm_core::MAX_PAYLOAD_BYTES {
         return response;
     }
+    too_large(req_id)
+}
+
+/// What is answered instead of a response that no message can hold.
+pub(super) fn too_large(req_id: &RawValue) -> Vec<u8> {
     Response::new(req_id, Code::FAILED).message(Some("the answer is larger than 131072 bytes")).to_bytes()
 }
 
+/// How many bytes the bodies of unfinished requests may have in all. A thousand requests of ordinary size fit; a
+/// thousand of the largest size would be 128 MiB, in memory and in the journal that the next start reads.
+const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
+
 /// How many deliveries may wait for room in the outbox. Brokers with a window stay far below it.
 const MAX_DEFERRED: usize = 4096;
+
+/// How many bytes they may have: a window of 20 messages of the largest size, and more. QoS 0 knows no window.
+const MAX_DEFERRED_BYTES: usize = 4 * 1024 * 1024;
 
 /// How much of somebody else's text a log line shows.
 const MAX_LOGGED_DETAIL_CHARS: usize = 200;

@@ -4,16 +4,17 @@
 
 use bytes::Bytes;
 use iotdm_core::{
-    Cancel, Code, DeviceUpdate, FieldName, Observe, Refusal, ReqId, Response, Route, Subject, Table,
+    Cancel, Code, DeviceUpdate, FieldName, MAX_PAYLOAD_BYTES, Observe, Refusal, ReqId, Response, Route,
+    Subject, Table,
 };
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tracing::info;
 
 use crate::journal::{Class, Write};
 
 use super::Engine;
-use super::accept::bounded;
+use super::accept::{bounded, too_large};
 use super::answers::Body;
 use super::event::{Effect, Ticket};
 use super::key::KeyHash;
@@ -32,7 +33,7 @@ impl Engine {
         };
         match result {
             Ok(body) => {
-                info!(reqId = %request.req_id, action = %request.route, "carried out");
+                self.tell("carried out", &request.req_id, &request.route);
                 self.keep(key, request, Class::Executed, body);
             }
             Err(refusal) => self.refuse_attributes(key, request, &refusal),
@@ -43,7 +44,7 @@ impl Engine {
     fn refuse_attributes(&mut self, key: KeyHash, request: &Request, refusal: &Refusal) {
         let named = Table::decode::<Observe>(request.d.as_deref()).ok();
         let fields = named.filter(|_| request.route == Route::Observe && refusal.rc() == Code::NOT_FOUND);
-        let d = fields.map(|named| {
+        let d = fields.and_then(|named| {
             let names: Vec<String> = named.fields.into_iter().map(|name| name.field).collect();
             self.values(&names)
         });
@@ -137,19 +138,32 @@ impl Engine {
             .is_some_and(|request| matches!(request.route, Route::FirmwareDownload | Route::FirmwareUpdate))
     }
 
-    fn values(&self, fields: &[String]) -> Box<RawValue> {
-        let element = |field: &String| match self.model.read(field) {
-            Some(value) => json!({ "field": field, "value": value }),
-            None => json!({ "field": field }),
-        };
-        let elements: Vec<Value> = fields.iter().map(element).collect();
-        serde_json::value::to_raw_value(&json!({ "fields": elements })).expect("attributes are JSON values")
+    /// `None` when no message could hold them. That is found out on the way: a list may name a large attribute some
+    /// thousand times, and what it asks for may be larger than the device's memory.
+    fn values(&self, fields: &[String]) -> Option<Box<RawValue>> {
+        #[derive(Serialize)]
+        struct Element<'a> {
+            field: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            value: Option<&'a Value>,
+        }
+        let mut elements = String::new();
+        for field in fields {
+            let element = Element { field, value: self.model.read(field) };
+            elements.push_str(if elements.is_empty() { "" } else { "," });
+            elements.push_str(&serde_json::to_string(&element).expect("attributes are JSON values"));
+            if elements.len() > MAX_PAYLOAD_BYTES {
+                return None;
+            }
+        }
+        let d = format!("{{\"fields\":[{elements}]}}");
+        Some(RawValue::from_string(d).expect("it is made of JSON values"))
     }
 
     /// The current values of observed attributes, as the answer to observe has them.
     pub(super) fn observed_response(&self, req_id: &ReqId, fields: &[String]) -> Bytes {
-        let d = self.values(fields);
         let raw = req_id.to_raw();
+        let Some(d) = self.values(fields) else { return too_large(&raw).into() };
         let response = Response::new(&raw, Code::OK).data(Some(&d)).to_bytes();
         bounded(&raw, response).into()
     }

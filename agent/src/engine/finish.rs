@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use iotdm_core::{LogEntry, Refusal, Report, Response, Route, Severity, iso8601};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::journal::Class;
 
@@ -14,8 +14,11 @@ use super::request::{LANE_WAIT, Request, restarts};
 
 impl Engine {
     pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
+        let may_tell = self.may_tell("refused by its handler");
         let Some(request) = self.requests.get(&key) else { return };
-        warn!(reqId = %request.req_id, action = %request.route, "refused: {refusal}");
+        if let Some(held_back) = may_tell {
+            warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");
+        }
         let raw = request.req_id.to_raw();
         let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).to_bytes();
         self.finish(key, class, response.into());
@@ -23,7 +26,7 @@ impl Engine {
 
     pub(super) fn finish(&mut self, key: KeyHash, class: Class, response: Bytes) {
         let Some(request) = self.forget_open(key) else { return };
-        info!(reqId = %request.req_id, action = %request.route, "answered");
+        self.tell("answered", &request.req_id, &request.route);
         self.keep(key, &request, class, Body::Stored(Vec::from(response).into()));
     }
 
@@ -32,9 +35,11 @@ impl Engine {
         let Some(request) = self.forget_open(key) else { return };
         let response = request.response().expect("only a request with a stored 202 performs").to_vec();
         match &failure {
-            None => info!(reqId = %request.req_id, action = %request.route, "done"),
+            None => self.tell("done", &request.req_id, &request.route),
             Some(failure) => {
-                error!(reqId = %request.req_id, action = %request.route, "failed: {failure}");
+                if let Some(held_back) = self.may_tell("failed") {
+                    error!(reqId = %request.req_id, action = %request.route, held_back, "failed: {failure}");
+                }
                 self.report_failure(&request, failure);
             }
         }

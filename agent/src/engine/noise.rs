@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Bounds the log lines that somebody else can cause, cause by cause, and counts what it holds back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Noise {
+    lines_per_window: u32,
     causes: BTreeMap<&'static str, Window>,
 }
 
@@ -16,6 +17,16 @@ struct Window {
 }
 
 impl Noise {
+    /// For what should not occur: ten lines a minute of each cause.
+    pub(super) fn of_troubles() -> Self {
+        Self { lines_per_window: TROUBLE_LINES_PER_WINDOW, causes: BTreeMap::new() }
+    }
+
+    /// For the steps of requests: a thousand lines a minute of each step.
+    pub(super) fn of_steps() -> Self {
+        Self { lines_per_window: STEP_LINES_PER_WINDOW, causes: BTreeMap::new() }
+    }
+
     /// Counts an occurrence; `Some` when it may be logged, with how many were held back before it.
     pub(super) fn count(&mut self, cause: &'static str, now: Duration) -> Option<u64> {
         let window = self.causes.entry(cause).or_default();
@@ -24,7 +35,7 @@ impl Noise {
             window.began = now;
             window.lines = 0;
         }
-        if window.lines >= LINES_PER_WINDOW {
+        if window.lines >= self.lines_per_window {
             window.held_back += 1;
             return None;
         }
@@ -38,8 +49,12 @@ impl Noise {
     }
 }
 
-/// How many lines a cause may write in each window.
-const LINES_PER_WINDOW: u32 = 10;
+/// How many lines a trouble may write in each window: enough to see what it is.
+const TROUBLE_LINES_PER_WINDOW: u32 = 10;
+
+/// How many lines a step of requests may write in each window: far more than a device that is managed by people, and
+/// 17 lines a second in a flood.
+const STEP_LINES_PER_WINDOW: u32 = 1000;
 
 /// The length of a window.
 const NOISE_WINDOW: Duration = Duration::from_secs(60);
@@ -50,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_flood_writes_ten_lines_a_minute_and_is_counted() {
-        let mut noise = Noise::default();
+        let mut noise = Noise::of_troubles();
         let second = Duration::from_secs(1);
         let logged = (0..1000).filter(|_| noise.count("flood", second).is_some()).count();
         assert_eq!(logged, 10);

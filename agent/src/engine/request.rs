@@ -67,6 +67,11 @@ impl Request {
         }
     }
 
+    /// How much its body takes.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.d.as_deref().map_or(0, |d| d.get().len())
+    }
+
     /// Whether it waits for something that a stop of the agent need not wait for.
     pub(super) fn is_parked(&self) -> bool {
         match &self.stage {

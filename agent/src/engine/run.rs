@@ -199,11 +199,11 @@ impl Engine {
 
     fn settle(&mut self, key: KeyHash, response: Bytes) {
         let request = self.requests.get_mut(&key).expect("a request that is being decided on is unfinished");
-        info!(reqId = %request.req_id, action = %request.route, rc = 202, "accepted; the work follows");
         let boot = (*self.settings.boot.0).into();
         request.stage = Stage::Settled { response, boot, acknowledged: false };
         // From here on attempts of the work are counted; the decision needs no further ones.
         request.attempt = 1;
+        self.tell_of("accepted; the work follows", key);
         self.write_due(key);
         self.answer_due(key);
     }
@@ -248,7 +248,7 @@ impl Engine {
         let Stage::Settled { response, .. } = &request.stage else { return };
         let step = if restarts { Step::Draining } else { Step::Working };
         request.stage = Stage::Performing { response: response.clone(), boot, step };
-        info!(reqId = %request.req_id, action = %request.route, attempt = request.attempt, "the work begins");
+        self.tell_of("the work begins", key);
         self.write_due(key);
         if !restarts {
             return self.work(key);
