@@ -1,18 +1,38 @@
 //! The file system around the store: names, directories that stay after a power cut, and stores set aside.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::MAX_SET_ASIDE;
 
-/// Creates the journal's own directory where there is none.
+/// Creates the journal's own directory where there is none, and closes one that is open to others.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
         Ok(()) => sync_directory(parent(path)),
-        Err(reason) if reason.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(reason) if reason.kind() == io::ErrorKind::AlreadyExists => {
+            close_to_others(path);
+            Ok(())
+        }
         Err(reason) => Err(reason),
+    }
+}
+
+/// Whoever may write here may put a request in, or take the memory of an executed one out.
+fn close_to_others(path: &Path) {
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
+    let Ok(mode) = mode else { return };
+    if mode & MODE_OF_OTHERS == 0 {
+        return;
+    }
+    match fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)) {
+        Ok(()) => {
+            tracing::warn!(path = %path.display(), "the journal was open to others (mode {mode:04o}); it is closed")
+        }
+        Err(reason) => {
+            tracing::warn!(path = %path.display(), %reason, "the journal is open to others (mode {mode:04o}) and cannot be closed");
+        }
     }
 }
 
@@ -110,3 +130,6 @@ const UNFINISHED_SNAPSHOT_SUFFIX: &[u8] = b".generating";
 
 /// The journal holds what the platform asked and what was answered: nobody else's business.
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// The permission bits of everybody but the owner.
+const MODE_OF_OTHERS: u32 = 0o077;

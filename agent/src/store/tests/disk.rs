@@ -27,6 +27,20 @@ fn a_second_source_in_this_process_is_refused_by_our_process_id() {
 }
 
 #[test]
+fn the_journal_is_closed_to_others_also_where_the_folder_was_open() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (made, found) = (home.path().join("made"), home.path().join("found"));
+    fs::create_dir(&found).unwrap();
+    fs::set_permissions(&found, fs::Permissions::from_mode(0o777)).unwrap();
+    for journal in [&made, &found] {
+        SledSource::new(journal).open().unwrap();
+        assert_eq!(mode(journal), 0o700, "{}", journal.display());
+    }
+}
+
+#[test]
 fn a_second_process_is_refused_and_told_who_has_the_journal() {
     let home = tempfile::tempdir().unwrap();
     let journal = home.path().join("journal");
