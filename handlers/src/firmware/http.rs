@@ -252,10 +252,14 @@ fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
 fn classify(error: ureq::Error) -> FetchError {
     use ureq::Error as E;
     match error {
-        E::BadUri(_) | E::Http(_) | E::RequireHttpsOnly(_) | E::TooManyRedirects | E::RedirectFailed => {
-            FetchError::Unusable(error.to_string())
+        // The texts of these two hold the whole address, with its password and its signature.
+        E::RequireHttpsOnly(_) => FetchError::Unusable("it leads from https to http".into()),
+        E::BadUri(_) | E::Http(_) => {
+            FetchError::Unusable("it leads to an address that cannot be used".into())
         }
-        other => FetchError::Transport(other.to_string()),
+        E::TooManyRedirects | E::RedirectFailed => FetchError::Unusable(error.to_string()),
+        // Others may repeat what the server sent.
+        other => FetchError::Transport(other.to_string().chars().take(MAX_REASON_CHARS).collect()),
     }
 }
 
@@ -266,6 +270,9 @@ fn system_roots() -> RootCerts {
     }
     RootCerts::from(loaded.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()))
 }
+
+/// How much is told of what went wrong.
+const MAX_REASON_CHARS: usize = 200;
 
 /// Redirects that are followed: object stores and mirrors use one or two.
 const MAX_REDIRECTS: u32 = 5;

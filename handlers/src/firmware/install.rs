@@ -150,7 +150,9 @@ impl Installs {
         let limit = self.install.time_limit.min(cx.remaining().saturating_sub(CLOSING_TIME));
         let child = child(&self.install.command, &path, version, limit);
         if self.install.dry_run {
-            tracing::info!(program = %child.program.display(), args = ?child.args, "firmware: dry run, not installed");
+            // How many, and not which: arguments may hold secrets.
+            let (program, args) = (child.program.display(), child.args.len());
+            tracing::info!(%program, args, version, "firmware: dry run, not installed");
             return Ok(());
         }
         tracing::info!(program = %child.program.display(), version, "firmware: installing");

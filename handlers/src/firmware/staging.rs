@@ -1,8 +1,11 @@
 //! The staging folder. Every step here leaves something that the next start can judge.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -71,12 +74,14 @@ impl Staging {
 
     /// Whether exactly this image is here, complete.
     pub(super) fn holds(&self, image: &Image) -> bool {
-        self.image().is_file() && self.record().is_some_and(|record| record.image == *image)
+        let is_file = fs::symlink_metadata(self.image()).is_ok_and(|found| found.is_file());
+        is_file && self.record().is_some_and(|record| record.image == *image)
     }
 
     /// Makes the folder ready for this image: what belongs to another one is removed.
     pub(super) fn begin(&self, image: &Image) -> io::Result<Record> {
-        fs::create_dir_all(&self.folder)?;
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.folder)?;
+        self.refuse_shared()?;
         remove(&self.marker_path())?;
         if let Some(record) = self.record().filter(|record| record.image == *image) {
             return Ok(record);
@@ -92,7 +97,7 @@ impl Staging {
 
     /// The part, open for appending, and how long it is.
     pub(super) fn open_part(&self) -> io::Result<(File, u64)> {
-        let file = OpenOptions::new().append(true).create(true).open(self.part())?;
+        let file = own().append(true).create(true).open(self.part())?;
         let length = file.metadata()?.len();
         Ok((file, length))
     }
@@ -143,17 +148,37 @@ impl Staging {
     /// Replaces a file in one step: after a power cut the old content is there or the whole new one.
     fn replace(&self, path: &Path, content: &impl Serialize) -> io::Result<()> {
         let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
+        remove(&temporary)?;
+        let mut file = own().write(true).create_new(true).open(&temporary)?;
         file.write_all(&serde_json::to_vec(content)?)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         self.sync()
     }
 
+    /// What is proved here is installed from here: nobody else may exchange it in between.
+    fn refuse_shared(&self) -> io::Result<()> {
+        let mode = fs::metadata(&self.folder)?.permissions().mode();
+        if mode & MODE_WRITABLE_BY_OTHERS == 0 {
+            return Ok(());
+        }
+        let help = format!("others may write there; run: chmod 700 {}", self.folder.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, help))
+    }
+
     /// Makes creations, renames and removals in the folder durable.
     fn sync(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
+}
+
+/// Opens a file that only this user may read, and never what a link leads to: an address may hold a password, an image
+/// anything.
+fn own() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).expect("flags of open are an int in C");
+    options.mode(FILE_MODE).custom_flags(no_links);
+    options
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -164,5 +189,74 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// The folder and its files are nobody else's business.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// The permission bits with which others than the owner could exchange a file.
+const MODE_WRITABLE_BY_OTHERS: u32 = 0o022;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn image() -> Image {
+        serde_json::from_value(
+            json!({"uri": "http://me:secret@h/x?sig=secret", "verifier": null, "version": null}),
+        )
+        .unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_staged_is_closed_to_others() {
+        let home = tempfile::tempdir().unwrap();
+        let staging = Staging::new(home.path().join("a/b"));
+        staging.begin(&image()).unwrap();
+        staging.open_part().unwrap();
+        assert_eq!(mode(&staging.folder), 0o700);
+        assert_eq!((mode(&staging.part()), mode(&staging.record_path())), (0o600, 0o600));
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_with_the_command_that_mends_it() {
+        let home = tempfile::tempdir().unwrap();
+        for (mode, accepted) in [(0o755, true), (0o770, false), (0o777, false), (0o1777, false)] {
+            fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let result = Staging::new(home.path().into()).begin(&image());
+            assert_eq!(result.is_ok(), accepted, "{mode:o}");
+            if let Err(error) = result {
+                assert!(error.to_string().contains("run: chmod 700 "), "{error}");
+            }
+        }
+    }
+
+    /// Left there by whoever could write there before.
+    #[test]
+    fn a_planted_link_is_neither_written_through_nor_taken_for_an_image() {
+        let home = tempfile::tempdir().unwrap();
+        let victim = home.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let staging = Staging::new(home.path().join("staging"));
+        let record = staging.begin(&image()).unwrap();
+
+        symlink(&victim, staging.part()).unwrap();
+        assert!(staging.open_part().is_err());
+        symlink(&victim, staging.record_path().with_extension("tmp")).unwrap();
+        staging.write_record(&record).unwrap();
+        symlink(&victim, staging.image()).unwrap();
+        assert!(!staging.holds(&image()));
+        staging.clear();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 }
