@@ -86,6 +86,7 @@ pub struct Engine {
     mark_written: Option<Duration>,
     model: Model,
     noise: Noise,
+    steps: Noise,
 }
 
 /// What an engine is told once.
@@ -152,7 +153,8 @@ impl Engine {
             mark: None,
             mark_written: None,
             model: Model::default(),
-            noise: Noise::default(),
+            noise: Noise::of_troubles(),
+            steps: Noise::of_steps(),
         }
     }
 

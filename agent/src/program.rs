@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod exit;
 mod logging;
+mod protect;
 mod run;
 mod signals;
 
@@ -19,6 +20,7 @@ use run::RunError;
 
 /// Reads the command line and the configuration, and does what was asked for.
 pub(crate) fn main() -> ExitCode {
+    protect::protect();
     match Cli::parse_args(std::env::args_os()) {
         Parsed::Cli(cli) => perform(&cli),
         Parsed::Answered(text) => {

@@ -143,13 +143,15 @@ impl System for LinuxSystem {
     async fn restart(&self, kind: Restart) -> Result<Performed, RestartError> {
         let RestartCommand { command, time_limit, dry_run } = self.command(kind);
         if *dry_run {
-            tracing::warn!(%kind, ?command, "dry run: this command would be run");
+            let (program, args) = (command.first(), command.len().saturating_sub(1));
+            tracing::warn!(%kind, program, args, "dry run: this command would be run");
             return Ok(Performed::Complete);
         }
         let [program, args @ ..] = command.as_slice() else {
             return Err(RestartError::NotConfigured(kind));
         };
-        tracing::warn!(%kind, %program, ?args, "running the restart command");
+        // How many, and not which: arguments may hold secrets.
+        tracing::warn!(%kind, %program, args = args.len(), "running the restart command");
         let command = ChildProcess {
             program: program.into(),
             args: args.to_vec(),

@@ -10,5 +10,7 @@ mod actions;
 mod configuration;
 #[path = "program/ends.rs"]
 mod ends;
+#[path = "program/hostile.rs"]
+mod hostile;
 #[path = "program/log.rs"]
 mod log;

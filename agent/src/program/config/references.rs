@@ -57,7 +57,9 @@ pub(super) fn authorities(path: &Path) -> Result<Vec<u8>, String> {
 
 /// A chain of certificates in PEM.
 pub(super) fn certificates(path: &Path) -> Result<Vec<u8>, String> {
-    let pem = read(path, MAX_PEM_BYTES, "certificates in PEM")?;
+    let content = "certificates in PEM";
+    let file = open(path).map_err(|reason| unreadable(path, &reason, content))?;
+    let pem = read(file, path, MAX_PEM_BYTES, content)?;
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         certificate.map_err(|reason| damaged(path, &reason))?;
@@ -94,15 +96,17 @@ fn secret_text(
     limit: u64,
     content: &str,
 ) -> Result<String, String> {
-    refuse_shared(path, credentials)?;
-    String::from_utf8(read(path, limit, content)?)
+    let file = open(path).map_err(|reason| unreadable(path, &reason, content))?;
+    refuse_shared(&file, path, credentials)?;
+    String::from_utf8(read(file, path, limit, content)?)
         .map_err(|_| format!("{} is not text; it must hold {content}", path.display()))
 }
 
-/// Refuses a secret that others than its owner may read or change.
-fn refuse_shared(path: &Path, credentials: Option<&OsStr>) -> Result<(), String> {
-    // What cannot be looked at cannot be read either, and reading says why.
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+/// Refuses a secret that others than its owner may read or change. What is looked at is what was opened: a link that is
+/// turned meanwhile leads nowhere else.
+fn refuse_shared(file: &File, path: &Path, credentials: Option<&OsStr>) -> Result<(), String> {
+    let metadata =
+        file.metadata().map_err(|reason| format!("{} cannot be looked at: {reason}", path.display()))?;
     let mode = metadata.permissions().mode();
     let guarded = credentials.is_some_and(|folder| path.starts_with(folder));
     let forbidden = if guarded { MODE_OF_OTHERS & !MODE_OF_CREDENTIALS } else { MODE_OF_OTHERS };
@@ -116,17 +120,19 @@ fn refuse_shared(path: &Path, credentials: Option<&OsStr>) -> Result<(), String>
     ))
 }
 
-fn read(path: &Path, limit: u64, content: &str) -> Result<Vec<u8>, String> {
+fn unreadable(path: &Path, reason: &io::Error, content: &str) -> String {
+    let help = match reason.kind() {
+        io::ErrorKind::NotFound => format!("put {content} there, or name another file"),
+        io::ErrorKind::PermissionDenied => "let the user that runs the agent own it".into(),
+        _ => format!("name a file with {content}"),
+    };
+    format!("{} cannot be read: {reason}; {help}", path.display())
+}
+
+fn read(file: File, path: &Path, limit: u64, content: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let size =
-        open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(|reason| {
-            let help = match reason.kind() {
-                io::ErrorKind::NotFound => format!("put {content} there, or name another file"),
-                io::ErrorKind::PermissionDenied => "let the user that runs the agent own it".into(),
-                _ => format!("name a file with {content}"),
-            };
-            format!("{} cannot be read: {reason}; {help}", path.display())
-        })?;
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|reason| unreadable(path, &reason, content))?;
     if size as u64 > limit {
         return Err(format!(
             "{} has more than {limit} bytes; it must hold {content} and nothing more",

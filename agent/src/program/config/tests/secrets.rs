@@ -33,6 +33,26 @@ fn a_token_file_that_others_may_open_is_refused_with_the_command_that_mends_it()
     }
 }
 
+/// A link is as good or bad as what it leads to: secrets of containers are mounted as links.
+#[test]
+fn a_link_to_a_token_is_judged_by_the_file_it_leads_to() {
+    for (mode, accepted) in [(0o600, true), (0o644, false)] {
+        let place = Place::with(&with_device("[auth]\ntoken_file = \"link\"\n"));
+        place.write("token", "t0k3n", mode);
+        std::os::unix::fs::symlink(place.path("token"), place.path("link")).unwrap();
+        let token = token_of(&place);
+        assert_eq!(token.is_ok(), accepted, "{token:?}");
+        assert!(accepted || token.unwrap_err().ends_with("run: chmod 600 link"));
+    }
+}
+
+#[test]
+fn a_token_is_never_read_from_a_pipe_or_a_device() {
+    let place = Place::with(&with_device("[auth]\ntoken_file = \"/dev/zero\"\n"));
+    let error = token_of(&place).unwrap_err();
+    assert!(error.contains("it is not a regular file"), "{error}");
+}
+
 /// systemd gives the service's user its credentials by an access list, which shows as a group bit.
 #[test]
 fn a_credential_of_the_service_manager_may_be_readable_by_its_group() {
