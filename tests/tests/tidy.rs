@@ -240,6 +240,37 @@ fn every_test_that_needs_mosquitto_is_where_it_is_run() {
     nothing(&problems);
 }
 
+/// Each row of the threats has a test, and a test that was renamed is renamed there.
+#[test]
+fn every_test_that_the_threats_name_exists() {
+    let threats = read("docs/threats.md");
+    let mut tests = BTreeSet::new();
+    for file in text_files().into_iter().filter(|file| file.path.ends_with(".rs")) {
+        let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+        for (number, line) in lines.iter().enumerate() {
+            let attributes = lines[..number].iter().rev().take_while(|line| line.starts_with("#["));
+            let is_test = attributes
+                .into_iter()
+                .any(|line| line.starts_with("#[test") || line.starts_with("#[tokio::test"));
+            if let Some(name) = function_name(line).filter(|_| is_test) {
+                tests.insert(name.to_owned());
+            }
+        }
+    }
+    let mut problems = Vec::new();
+    let rows = threats.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 3);
+    for row in rows.filter(|row| !row.starts_with("| threat |")) {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            problems.push(format!("docs/threats.md names no test: {row}"));
+        }
+        let gone = named.iter().filter(|name| !tests.contains(**name));
+        problems.extend(gone.map(|name| format!("docs/threats.md: there is no test {name}")));
+    }
+    nothing(&problems);
+}
+
 fn nothing(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }

@@ -176,7 +176,7 @@ async fn what_a_restart_command_is_given_stays_out_of_the_log() {
     let mut agent = place.start(&["run", "--log-level", "trace"]);
     within(world.platform.managed(&lamp())).await;
     let reset = world.platform.initiate(&lamp(), &iotdm_platform::Request::factory_reset()).unwrap();
-    within(reset.completed()).await;
+    assert_eq!(within(reset.completed()).await, iotdm_platform::Outcome::Complete);
     world.platform.initiate(&lamp(), &iotdm_platform::Request::reboot()).unwrap();
     agent.line("the reboot command failed").await;
     let ended = agent.stop().await;

@@ -14,11 +14,11 @@ const ENOUGH: usize = 1 << 20;
 
 /// Serves one connection: the head, and then these bytes as often as the client takes them.
 fn serve(head: &str, body: &'static [u8], times: usize) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
     let head = head.to_owned();
     thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
+        let (mut stream, _) = listener.accept().expect("the client connects");
         let _ = stream.read(&mut [0; 4096]);
         let mut sent = stream.write_all(head.as_bytes());
         for _ in 0..times {

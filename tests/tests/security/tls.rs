@@ -30,22 +30,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "s3cr3t-t0k3n";
 
 fn server(certificate: &str) -> Arc<ServerConfig> {
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("it is PEM")];
+    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("it is PEM");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap())
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has both versions");
+    Arc::new(
+        builder.with_no_client_auth().with_single_cert(chain, key).expect("the key is the certificate's"),
+    )
 }
 
 /// Serves one connection: what was read of it after the handshake, and `answer` in return. Gives out the port.
 fn serve(config: Arc<ServerConfig>, answer: Vec<u8>) -> (u16, mpsc::Receiver<Vec<u8>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
     let (sender, heard) = mpsc::channel();
     thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+        let (stream, _) = listener.accept().expect("the client connects");
+        let mut stream =
+            StreamOwned::new(ServerConnection::new(config).expect("the configuration is whole"), stream);
         let mut bytes = vec![0; 4096];
         // A client that does not trust us sends an alert, which is an error here.
         let count = stream.read(&mut bytes).unwrap_or(0);
@@ -69,7 +73,7 @@ fn device(port: u16, ca: &str) -> Config {
 }
 
 async fn first_event(config: &Config) -> LinkEvent {
-    let mut connection = MqttLink::new(config).unwrap().open();
+    let mut connection = MqttLink::new(config).expect("the authority is a certificate").open();
     tokio::time::timeout(PATIENCE, connection.next()).await.expect("something happens")
 }
 
@@ -99,21 +103,21 @@ async fn a_broker_that_cannot_prove_its_name_never_sees_the_token() {
 
 /// The first bytes that a client sends to whoever listens, and then the answer to them.
 fn hello(answer: &'static [u8], client: impl FnOnce(u16)) -> Vec<u8> {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
     let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
+        let (mut stream, _) = listener.accept().expect("the client connects");
         let mut header = [0; 5];
-        stream.read_exact(&mut header).unwrap();
+        stream.read_exact(&mut header).expect("a ClientHello comes");
         let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
-        stream.read_exact(&mut hello).unwrap();
+        stream.read_exact(&mut hello).expect("a ClientHello comes");
         let _ = stream.write_all(answer);
         // Until the client has gone.
         let _ = stream.read(&mut [0; 64]);
         hello
     });
     client(port);
-    server.join().unwrap()
+    server.join().expect("the server does not panic")
 }
 
 /// The versions that a ClientHello offers (RFC 8446 §4.2.1), and the name in it.
@@ -161,7 +165,7 @@ fn broker_and_firmware_server_are_offered_tls_1_2_and_1_3_and_their_name_and_not
 }
 
 fn fetch(uri: &str) -> Result<Vec<u8>, FetchError> {
-    let fetcher = HttpFetcher::new().with_ca_pem(AUTHORITY.as_bytes()).unwrap();
+    let fetcher = HttpFetcher::new().with_ca_pem(AUTHORITY.as_bytes()).expect("it is a certificate");
     let cancellation = CancellationToken::new();
     let request = FetchRequest { uri, resume: None, stall_limit: PATIENCE, cancellation: &cancellation };
     let mut image = Vec::new();
@@ -190,8 +194,8 @@ fn an_image_comes_from_a_server_that_proves_its_name_and_from_no_other() {
 /// And neither the password nor the signature of the address is in what is said about it.
 #[test]
 fn a_redirect_from_https_to_http_is_not_followed_and_its_address_is_not_told() {
-    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = format!("http://me:pass@{}/image?sig=secret", plain.local_addr().unwrap());
+    let plain = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let target = format!("http://me:pass@{}/image?sig=secret", plain.local_addr().expect("it is bound"));
     let answer = format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n");
     let (port, _heard) = serve(server(LOCALHOST), answer.into());
     let result = fetch(&format!("https://localhost:{port}/"));
@@ -204,10 +208,10 @@ fn a_redirect_from_https_to_http_is_not_followed_and_its_address_is_not_told() {
 fn a_redirect_to_a_file_is_not_followed() {
     for target in ["file:///etc/passwd", "ftp://localhost/x", "javascript:x"] {
         let answer = format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let port = listener.local_addr().expect("it is bound").port();
         thread::spawn(move || {
-            let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
+            let (mut stream, _): (TcpStream, _) = listener.accept().expect("the client connects");
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.write_all(answer.as_bytes());
             let _ = stream.read(&mut [0]);

@@ -33,6 +33,18 @@ fn a_token_file_that_others_may_open_is_refused_with_the_command_that_mends_it()
     }
 }
 
+#[test]
+fn a_token_that_would_travel_in_clear_is_warned_of_and_on_loopback_it_is_not() {
+    for (host, warned) in [("broker.example", true), ("127.0.0.1", false), ("localhost", false)] {
+        let text = format!("[auth]\ntoken_file = \"token\"\n[broker]\nhost = \"{host}\"\ntls = false\n");
+        let place = Place::with(&with_device(&text));
+        place.write("token", "t0k3n", 0o600);
+        let warnings = place.load().unwrap().warnings;
+        let told = warnings.iter().any(|warning| warning.contains("the token travels to"));
+        assert_eq!(told, warned, "{host}: {warnings:?}");
+    }
+}
+
 /// A link is as good or bad as what it leads to: secrets of containers are mounted as links.
 #[test]
 fn a_link_to_a_token_is_judged_by_the_file_it_leads_to() {
