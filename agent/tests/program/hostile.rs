@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use iotdm_platform::broker::QoS;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::harness::{CLIENT_ID, Place, World, lamp, until, within};
@@ -103,6 +104,10 @@ async fn the_token_is_in_no_argument_no_child_and_no_core_dump() {
          args = [\"-c\", \"cat >/dev/null; env; ls -l /proc/self/fd; tr '\\\\0' '\\\\n' </proc/self/environ\"]\n",
     );
     place.write("token", token);
+    // As generous as a developer's machine: the program inherits it.
+    let maximum = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum })
+        .expect("up to its maximum a limit can be raised");
     let mut agent = place.start(&["run"]);
     agent.line("managed as").await;
     let of_agent = |name: &str| fs::read(format!("/proc/{}/{name}", agent.pid())).expect("Linux tells");

@@ -42,8 +42,12 @@ pub(crate) struct Bench {
 impl Bench {
     /// Connected and managed; the fence is lifted.
     pub(crate) fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub(crate) fn with(limits: Limits) -> Self {
         let mut disk = MemoryDisk::new();
-        let mut engine = Engine::new(settings());
+        let mut engine = Engine::new(settings(limits));
         let store = disk.open().expect("an empty disk opens");
         let opened = Journal::open(store, "d:org:type:id", |entry| engine.restore(entry));
         let (journal, _) = opened.expect("an empty journal opens");
@@ -169,7 +173,7 @@ impl Bench {
     }
 }
 
-fn settings() -> Settings {
+fn settings(limits: Limits) -> Settings {
     let policy = Policy {
         phases: Phases::WorkThenAnswer,
         budget: Duration::from_secs(3600),
@@ -182,7 +186,7 @@ fn settings() -> Settings {
         policies: BTreeMap::from([(WORK, policy)]),
         manage: Manage::default(),
         configured: vec![("deviceInfo".into(), json!({})), ("metadata".into(), json!({}))],
-        limits: Limits::default(),
+        limits,
         unnoticed: Duration::from_secs(120),
         boot: BootId("boot-1".into()),
         seed: 0,

@@ -75,11 +75,14 @@ async fn an_update_without_a_downloaded_image_is_refused_with_400() {
 
 #[tokio::test(start_paused = true)]
 async fn a_version_that_could_be_taken_for_an_option_is_refused() {
-    let rig = downloaded().await;
-    let mut firmware = rig.firmware();
-    firmware["version"] = json!("--root=/");
-    rig.describe(firmware);
-    assert_eq!(rig.ask(UPDATE).await.0, Code::BAD_REQUEST);
+    for version in ["--root=/", "-", "2.0\n--root=/", "2\u{0}"] {
+        let rig = downloaded().await;
+        let mut firmware = rig.firmware();
+        firmware["version"] = json!(version);
+        rig.describe(firmware);
+        let (rc, message) = rig.ask(UPDATE).await;
+        assert!(rc == Code::BAD_REQUEST && message.starts_with("version: "), "{message}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
