@@ -62,7 +62,8 @@ pub trait StoreSource: std::fmt::Debug + Send {
     ///
     /// # Errors
     /// [`StoreError::Locked`] while somebody else has it, [`StoreError::Damaged`] when it must be set aside,
-    /// [`StoreError::Io`] when trying again later, or another permission, may help.
+    /// [`StoreError::OtherFormat`] when another program is needed, [`StoreError::Io`] when trying again later, or
+    /// another permission, may help.
     fn open(&mut self) -> Result<Box<dyn Store>, StoreError>;
 
     /// Moves the store out of the way, so that the next [`open`](Self::open) creates an empty one, and says
@@ -142,6 +143,17 @@ pub enum StoreError {
         /// Where the store is.
         path: PathBuf,
         /// What was found, for the log.
+        what: String,
+    },
+    /// It is in order, and in a format that this program does not have: it is left as it is.
+    #[error(
+        "the journal at {} was written in a format that this program does not have: \
+         run the program that wrote it, or start with an empty journal ({what})", path.display()
+    )]
+    OtherFormat {
+        /// Where the store is.
+        path: PathBuf,
+        /// What is different, for the log.
         what: String,
     },
     /// Somebody else has the store open.

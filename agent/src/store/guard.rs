@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::StoreError;
+use super::files::CONFIG_FILE;
 
 /// Opens sled at `path`, waiting a moment for its own threads to let go of the database closed before.
 pub(super) fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
@@ -22,13 +23,26 @@ pub(super) fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
             Ok(Err(sled::Error::Io(reason))) if reason.to_string().contains(SLED_LOCK_MESSAGE) => {
                 std::thread::sleep(LOCK_PAUSE);
             }
-            // The configuration never changes, so one that does not fit is not ours any more.
-            Ok(Err(sled::Error::Unsupported(what))) => return Err(StoreError::damaged(path, what)),
+            Ok(Err(sled::Error::Unsupported(what))) => return Err(from_configuration(path, what)),
             Ok(Err(error)) => return Err(from_reading("open the journal at", path, error)),
             Err(panic) => return Err(StoreError::damaged(path, panic)),
         }
     }
     Err(StoreError::Locked { path: path.to_owned(), pid: None })
+}
+
+/// Tells the configuration of another version from a spoilt one: sled compares what it reads although the checksum may
+/// be wrong.
+fn from_configuration(path: &Path, what: String) -> StoreError {
+    let bytes = std::fs::read(path.join(CONFIG_FILE)).unwrap_or_default();
+    let in_order = bytes
+        .split_last_chunk::<4>()
+        .is_some_and(|(text, checksum)| crc32fast::hash(text) == u32::from_le_bytes(*checksum));
+    if in_order {
+        StoreError::OtherFormat { path: path.to_owned(), what }
+    } else {
+        StoreError::damaged(path, what)
+    }
 }
 
 /// An error of a call that only reads: there a disk that fails is damage, and waiting does not mend it.

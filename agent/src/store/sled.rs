@@ -128,6 +128,7 @@ impl StoreSource for SledSource {
         let data = self.prepare(&live)?;
         let db = open_sled(&live).map_err(|error| match error {
             StoreError::Damaged { what, .. } => StoreError::damaged(&self.path, what),
+            StoreError::OtherFormat { what, .. } => StoreError::OtherFormat { path: self.path.clone(), what },
             StoreError::Io { reason, .. } => cannot(reason),
             other => other,
         })?;
