@@ -8,6 +8,9 @@
 //! * The **witness** is a file beside the store with the number of commits. It is written after each commit and
 //!   never synced, so it is never ahead of the store: a store behind its witness lost its newest commits. After a
 //!   power cut the witness may be late, which only makes it witness less.
+//!
+//! What both cannot see: a directory that is an older one as a whole, as from a backup or a snapshot of the file system,
+//! and an older data file whose witness is older, illegible or missing. On the disk nothing else remembers.
 
 use std::fs::{File, OpenOptions};
 use std::io;
