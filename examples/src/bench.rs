@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ impl ExecutionLog {
     /// It cannot be opened.
     pub fn from_environment() -> io::Result<Self> {
         let Some(path) = std::env::var_os(LOG_VARIABLE) else { return Ok(Self(None)) };
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         Ok(Self(Some(Arc::new(file))))
     }
 
@@ -127,6 +127,29 @@ impl ExecutionLog {
     /// The file cannot be written.
     pub fn end(&self, req_id: impl fmt::Display) -> io::Result<()> {
         self.note("end", req_id)
+    }
+
+    /// Notes that the machine is restarted for this request, in the same moment in which it is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn boot(&self, req_id: impl fmt::Display) -> io::Result<()> {
+        self.note("boot", req_id)
+    }
+
+    /// How often the machine was restarted; 0 where there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn boots(&self) -> io::Result<usize> {
+        let Some(file) = &self.0 else { return Ok(0) };
+        let mut count = 0;
+        let mut file = &**file;
+        file.seek(SeekFrom::Start(0))?;
+        for line in BufReader::new(file).lines() {
+            count += usize::from(line?.starts_with("boot "));
+        }
+        Ok(count)
     }
 
     fn note(&self, what: &str, req_id: impl fmt::Display) -> io::Result<()> {

@@ -2,12 +2,16 @@
 //!
 //! * [`Options`]: where the broker and the journal are, and how long to serve.
 //! * [`mod@bench`]: custom actions that tell a driver how often they ran.
+//! * [`crash`]: the end of the process at a named moment.
+//! * [`machine`]: restarts that the agent takes for real.
 //! * [`floor`]: what an agent costs that keeps no promises.
 //! * [`lamp`]: something to act upon.
 
 pub mod bench;
+pub mod crash;
 pub mod floor;
 pub mod lamp;
+pub mod machine;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -82,6 +82,11 @@ impl Application {
             .expect("the poller lives as long as this");
     }
 
+    /// How many times it has subscribed.
+    pub fn subscriptions(&self) -> u64 {
+        *self.subscriptions.borrow()
+    }
+
     /// Publishes at QoS 1.
     ///
     /// # Panics

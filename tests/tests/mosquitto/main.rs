@@ -3,7 +3,8 @@
 //!     cargo build -p iotdm-examples --bin driver_agent
 //!     cargo test -p iotdm-tests --test mosquitto -- --ignored
 //!
-//! The first command is for `kills` alone, which ends the real program a hundred times.
+//! The first command is for `kills` alone, which ends the real program again and again, and says how to do it a thousand
+//! times.
 
 mod kills;
 mod sessions;
