@@ -57,7 +57,11 @@ impl Agent {
     }
 
     /// Starts the next process, which may have to end at the `occurrence`th time it meets a point.
+    ///
+    /// # Panics
+    /// The last one said what no kill may lead to.
     pub(super) fn start(&mut self, crash: Option<(CrashPoint, usize)>) {
+        self.check_log();
         let mut command = command(self.folder.path(), self.port);
         if let Some((point, occurrence)) = crash {
             command.env("DM_CRASH_AT", format!("{point}:{occurrence}"));
@@ -138,8 +142,17 @@ impl Agent {
         runs
     }
 
+    /// # Panics
+    /// A process said what no kill may lead to. That would excuse what was lost, and hide it.
+    pub(super) fn check_log(&self) {
+        let log = self.log();
+        for unwanted in ["panicked", "set aside", "could not be written"] {
+            assert!(!log.contains(unwanted), "the log tells of {unwanted:?}:\n{log}");
+        }
+    }
+
     /// The warnings and errors of its processes.
-    pub(super) fn log(&self) -> String {
+    fn log(&self) -> String {
         std::fs::read_to_string(log(self.folder.path())).expect("the test made it")
     }
 }

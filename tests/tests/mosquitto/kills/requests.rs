@@ -141,3 +141,41 @@ impl Verdict {
 
 /// How many problems are told: the first ones say it.
 const MAX_PROBLEMS: usize = 20;
+
+/// One request with these answers, and how often it was started, ended, and restarted the machine: what counts as lost,
+/// twice and unanswered then.
+#[track_caller]
+fn check(kind: Kind, answers: &[u64], (starts, ends, boots): (usize, usize, usize), counts: [usize; 3]) {
+    let request = Request::new(0, kind);
+    let mut seen = Seen::default();
+    if !answers.is_empty() {
+        let answers = answers.iter().map(|rc| json!({"rc": rc})).collect();
+        seen.responses.insert(request.req_id.clone(), answers);
+    }
+    let runs = BTreeMap::from([(request.req_id.clone(), Run { starts, ends, boots })]);
+    let verdict = Verdict::new(&[request], &seen, &runs);
+    assert_eq!([verdict.lost, verdict.twice, verdict.unanswered], counts, "{verdict:?}");
+}
+
+#[test]
+fn what_came_out_as_it_must_counts_as_nothing() {
+    check(Kind::Echo, &[200, 200], (3, 2, 0), [0, 0, 0]);
+    check(Kind::Once, &[200], (1, 1, 0), [0, 0, 0]);
+    check(Kind::Once, &[500], (1, 0, 0), [0, 0, 0]);
+    check(Kind::Reboot, &[202], (2, 0, 1), [0, 0, 0]);
+    check(Kind::Update, &[204], (0, 0, 0), [0, 0, 0]);
+    check(Kind::UnknownTopic, &[404], (0, 0, 0), [0, 0, 0]);
+}
+
+#[test]
+fn what_was_lost_done_twice_or_not_answered_is_counted() {
+    check(Kind::Echo, &[], (1, 1, 0), [0, 0, 1]);
+    check(Kind::Echo, &[200], (1, 0, 0), [1, 0, 0]);
+    check(Kind::Echo, &[200, 500], (1, 1, 0), [0, 1, 0]);
+    check(Kind::Once, &[200], (2, 1, 0), [0, 1, 0]);
+    check(Kind::Once, &[], (2, 0, 0), [0, 1, 1]);
+    check(Kind::Once, &[409], (0, 0, 0), [1, 0, 0]);
+    check(Kind::Reboot, &[202], (1, 0, 0), [1, 0, 0]);
+    check(Kind::Reboot, &[202], (2, 0, 2), [0, 1, 0]);
+    check(Kind::Malformed, &[200], (1, 1, 0), [1, 0, 0]);
+}

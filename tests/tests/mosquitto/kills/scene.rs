@@ -28,6 +28,8 @@ pub(super) struct Scene {
     pub(super) agent: Agent,
     pub(super) random: fastrand::Rng,
     asked: Vec<Request>,
+    /// How often a request was sent again because no answer had come.
+    pub(super) asked_again: usize,
     /// All before this one have their answers.
     answered_before: usize,
     /// One request of so many is a reboot.
@@ -53,6 +55,7 @@ impl Scene {
             agent: Agent::new(port),
             random: fastrand::Rng::with_seed(seed),
             asked: Vec::new(),
+            asked_again: 0,
             answered_before: 0,
             reboot_one_of,
             broker_keeps,
@@ -79,18 +82,14 @@ impl Scene {
         }
     }
 
-    /// Starts the next process so that it crashes there, and serves until it has. Whatever ends it before that, its
-    /// successor has the same task.
-    pub(super) async fn crash_at(&mut self, at: (CrashPoint, usize)) {
+    /// Starts the next process so that it crashes there, and serves until it has; `false` when it does not come there.
+    /// Whatever ends it before that, its successor has the same task.
+    pub(super) async fn crash_at(&mut self, at: (CrashPoint, usize)) -> bool {
         let crashed = self.agent.ends.crashed;
         self.crash = Some(at);
         self.agent.start(self.crash);
-        let crash = async {
-            while self.agent.ends.crashed == crashed {
-                self.step().await;
-            }
-        };
-        within(&format!("crash at {}:{}", at.0, at.1), crash).await;
+        let crash = self.serve_until(|scene| scene.agent.ends.crashed > crashed);
+        timeout(PATIENCE / 2, crash).await.is_ok()
     }
 
     /// Starts the next process, which is to live.
@@ -167,6 +166,7 @@ impl Scene {
         for request in &self.asked[self.answered_before..] {
             if !self.application.seen().responses.contains_key(&request.req_id) {
                 self.application.publish(request.topic(), request.payload());
+                self.asked_again += 1;
             }
         }
     }
@@ -183,21 +183,13 @@ impl Scene {
             self.serve_for(AFTERWARDS).await;
         }
         self.serve_for(AFTERWARDS).await;
-        let log = self.agent.log();
-        for unwanted in ["panicked", "set aside", "could not be written"] {
-            assert!(!log.contains(unwanted), "the log tells of {unwanted:?}:\n{log}");
-        }
+        self.agent.check_log();
         Verdict::new(&self.asked, self.application.seen(), &self.agent.runs())
     }
 
     /// Whether every request has its answers, and every promise of a restart is kept.
     fn is_done(&mut self) -> bool {
         self.is_answered() && Verdict::new(&self.asked, self.application.seen(), &self.agent.runs()).lost == 0
-    }
-
-    /// How many requests have an answer.
-    pub(super) fn answered(&self) -> usize {
-        self.application.seen().responses.len()
     }
 
     fn is_answered(&self) -> bool {
