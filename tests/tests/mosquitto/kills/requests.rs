@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use iotdm_tests::application::{Seen, bench_request};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::agent::Run;
 
@@ -77,6 +77,8 @@ pub(super) struct Verdict {
     pub(super) interrupted: usize,
     /// Repeatable, and started more than once.
     pub(super) run_again: usize,
+    /// Repeatable, and answered 500 because the budget was over.
+    pub(super) overran: usize,
     /// Reboots that were carried out.
     pub(super) boots: usize,
     /// What was found wrong, for whoever has to mend it.
@@ -99,7 +101,7 @@ impl Verdict {
                 verdict.count(|all| &mut all.twice, request, &format!("two outcomes: {answers:?}"));
             }
             if let Some(answer) = answers.first() {
-                verdict.judge(request, answer["rc"].as_u64().unwrap_or_default(), run);
+                verdict.judge(request, answer, run);
             }
             // It must not happen either where no answer came.
             if request.kind == Kind::Once && run.starts > 1 || run.boots > 1 {
@@ -110,10 +112,11 @@ impl Verdict {
         verdict
     }
 
-    fn judge(&mut self, request: &Request, rc: u64, run: Run) {
-        let Run { starts, ends, boots } = run;
+    fn judge(&mut self, request: &Request, answer: &Value, Run { starts, ends, boots }: Run) {
+        let rc = answer["rc"].as_u64().unwrap_or_default();
+        let overran = rc == 500 && answer["message"].as_str().is_some_and(|text| text.contains(OVERRAN));
         let as_it_must = match request.kind {
-            Kind::Echo => rc == 200 && ends >= 1,
+            Kind::Echo => rc == 200 && ends >= 1 || overran,
             Kind::Once => rc == 200 && ends >= 1 || rc == 500,
             // One that another held up for too long is refused.
             Kind::Reboot => rc == 202 && boots >= 1 || rc == 409 && starts == 0,
@@ -127,6 +130,7 @@ impl Verdict {
             self.count(|all| &mut all.lost, request, &problem);
         }
         self.interrupted += usize::from(request.kind == Kind::Once && rc == 500);
+        self.overran += usize::from(request.kind == Kind::Echo && overran);
         self.run_again += usize::from(request.kind == Kind::Echo && starts > 1);
         self.boots += boots;
     }
@@ -138,6 +142,9 @@ impl Verdict {
         }
     }
 }
+
+/// What the agent tells the platform about work that it ended at its budget.
+const OVERRAN: &str = "it took longer than its budget";
 
 /// How many problems are told: the first ones say it.
 const MAX_PROBLEMS: usize = 20;
@@ -172,6 +179,7 @@ fn what_was_lost_done_twice_or_not_answered_is_counted() {
     check(Kind::Echo, &[], (1, 1, 0), [0, 0, 1]);
     check(Kind::Echo, &[200], (1, 0, 0), [1, 0, 0]);
     check(Kind::Echo, &[200, 500], (1, 1, 0), [0, 1, 0]);
+    check(Kind::Echo, &[500], (1, 1, 0), [1, 0, 0]);
     check(Kind::Once, &[200], (2, 1, 0), [0, 1, 0]);
     check(Kind::Once, &[], (2, 0, 0), [0, 1, 1]);
     check(Kind::Once, &[409], (0, 0, 0), [1, 0, 0]);
