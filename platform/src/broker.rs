@@ -37,7 +37,9 @@
 //! [`FaultProxy`](crate::proxy::FaultProxy) for the network.
 
 mod connection;
+mod faults;
 mod links;
+mod observer;
 mod options;
 mod session;
 mod state;
@@ -54,6 +56,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use observer::{Observer, ObserverRule, Seen, Sighting};
 pub use options::{
     Applicant, Authentication, AuthenticationRule, BrokerOptions, Mount, MountRule, PAYLOAD_LIMIT_BYTES,
     QUEUE_LIMIT, SubscriptionRule, Subscriptions, WINDOW,
@@ -141,7 +144,9 @@ impl Broker {
     pub async fn start(options: BrokerOptions) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await?;
         let address = listener.local_addr()?;
-        let state = Mutex::new(State::new(&options));
+        let mut state = State::new(&options);
+        state.sightings.wanted = options.observer.is_there();
+        let state = Mutex::new(state);
         let shared = Arc::new(Shared { options, state, changes: watch::Sender::new(0) });
         let stop = CancellationToken::new();
         let accepting = tokio::spawn(connection::accept(listener, Arc::clone(&shared), stop.clone()));
@@ -241,6 +246,11 @@ impl Broker {
         self.shared.with(|state| state.redeliver(client_id))
     }
 
+    /// Whether every delivery is sent twice at once, as with rmqtt.
+    pub fn duplicate(&self, duplicate: bool) {
+        self.shared.with(|state| state.faults.duplicate = duplicate);
+    }
+
     /// Whether a repeated delivery has DUP set (default), or not, as with aedes and rumqttd.
     pub fn set_dup_flag(&self, dup: bool) {
         self.shared.with(|state| state.faults.dup_flag = dup);
@@ -285,7 +295,11 @@ impl Shared {
 
     /// Changes the state and wakes those who wait for a change.
     fn with<R>(&self, step: impl FnOnce(&mut State) -> R) -> R {
-        let result = step(&mut self.lock());
+        let (result, sightings) = {
+            let mut state = self.lock();
+            (step(&mut state), state.sightings.take())
+        };
+        self.options.observer.see(sightings);
         self.changes.send_modify(|steps| *steps = steps.wrapping_add(1));
         result
     }

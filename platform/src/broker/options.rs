@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::observer::Observer;
 use super::topic;
 
 /// How a broker listens, whom it admits, and where its limits are.
@@ -26,6 +27,8 @@ pub struct BrokerOptions {
     pub authentication: Authentication,
     /// Which subscriptions are answered with the failure code 0x80.
     pub subscriptions: Subscriptions,
+    /// Who sees everything that happens.
+    pub observer: Observer,
 }
 
 impl Default for BrokerOptions {
@@ -38,6 +41,7 @@ impl Default for BrokerOptions {
             mount: Mount::default(),
             authentication: Authentication::default(),
             subscriptions: Subscriptions::default(),
+            observer: Observer::default(),
         }
     }
 }

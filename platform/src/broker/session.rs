@@ -111,10 +111,10 @@ impl Session {
         }
     }
 
-    /// Takes an acknowledged message out of the window; `false` when nothing had this packet id.
-    pub(super) fn acknowledge(&mut self, packet_id: u16) -> bool {
+    /// Takes an acknowledged message out of the window; `None` when nothing had this packet id.
+    pub(super) fn acknowledge(&mut self, packet_id: u16) -> Option<Message> {
         let position = self.in_flight.iter().position(|entry| entry.packet_id == packet_id);
-        position.and_then(|at| self.in_flight.remove(at)).is_some()
+        position.and_then(|at| self.in_flight.remove(at)).map(|entry| entry.message)
     }
 
     /// The packet id after the last one that nothing in flight has.

@@ -14,7 +14,9 @@ use rumqttc::mqttbytes::v4::{
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
+use super::faults::Faults;
 use super::links::{LinkId, Links};
+use super::observer::{Seen, Sightings};
 use super::options::BrokerOptions;
 use super::session::{Message, Session};
 use super::topic;
@@ -26,18 +28,10 @@ pub(super) struct State {
     pub(super) stats: Stats,
     pub(super) faults: Faults,
     pub(super) links: Links,
+    pub(super) sightings: Sightings,
     sessions: BTreeMap<String, Session>,
     retained: BTreeMap<String, Retained>,
     limits: Limits,
-}
-
-/// What tests switch on and off.
-#[derive(Debug)]
-pub(super) struct Faults {
-    pub(super) refuse: bool,
-    pub(super) dup_flag: bool,
-    pub(super) renumber: bool,
-    held: BTreeSet<String>,
 }
 
 /// Why a packet ends its connection.
@@ -72,7 +66,8 @@ impl State {
     pub(super) fn new(options: &BrokerOptions) -> Self {
         Self {
             stats: Stats::default(),
-            faults: Faults { refuse: false, dup_flag: true, renumber: false, held: BTreeSet::new() },
+            faults: Faults::default(),
+            sightings: Sightings::default(),
             sessions: BTreeMap::new(),
             links: Links::default(),
             retained: BTreeMap::new(),
@@ -114,6 +109,7 @@ impl State {
         self.stats.connects += 1;
         let (link, wake) = self.links.open(client_id);
         self.links.send(link, Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, present)));
+        self.sightings.note(client_id, || Seen::Connected { session_present: present });
         if let Some(session) = self.sessions.get_mut(client_id) {
             session.link = Some(link);
             if self.faults.renumber {
@@ -128,6 +124,7 @@ impl State {
     /// Ends a connection; the session stays when it is durable. Does nothing for one that has ended.
     pub(super) fn close(&mut self, link: LinkId) {
         let Some(client_id) = self.links.close(link) else { return };
+        self.sightings.note(&client_id, || Seen::Disconnected);
         if let Some(session) = self.sessions.get_mut(&client_id) {
             session.link = None;
             if !session.durable {
@@ -225,6 +222,7 @@ impl State {
         let count = again.len();
         self.stats.redelivered += count as u64;
         for publish in again {
+            self.sightings.note(client_id, || Seen::delivered(&publish, true));
             self.links.send(link, Packet::Publish(publish));
         }
         count
@@ -251,6 +249,10 @@ impl State {
         if publish.qos == QoS::ExactlyOnce {
             return Err(Violation::ExactlyOnce);
         }
+        self.sightings.note(client_id, || Seen::Published {
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+        });
         self.route(&full_topic, &publish.payload, publish.qos, publish.retain);
         if publish.qos == QoS::AtLeastOnce {
             if self.faults.held.contains(client_id) {
@@ -263,14 +265,15 @@ impl State {
     }
 
     fn acknowledged(&mut self, client_id: &str, packet_id: u16) {
-        let known = self.sessions.get_mut(client_id).is_some_and(|session| session.acknowledge(packet_id));
-        if known {
-            self.stats.acked += 1;
-            self.pump(client_id);
-        } else {
+        let known = self.sessions.get_mut(client_id).and_then(|session| session.acknowledge(packet_id));
+        let Some(Message { topic, payload, .. }) = known else {
             debug!(client_id, packet_id, "an acknowledgement of nothing in flight");
             self.stats.stray_acks += 1;
-        }
+            return;
+        };
+        self.stats.acked += 1;
+        self.sightings.note(client_id, || Seen::Acknowledged { packet_id, topic, payload });
+        self.pump(client_id);
     }
 
     fn subscribe(&mut self, link: LinkId, client_id: &str, subscribe: Subscribe, refused: &BTreeSet<String>) {
@@ -286,6 +289,7 @@ impl State {
                     let qos = lesser(wanted.qos, QoS::AtLeastOnce);
                     session.subscriptions.insert(filter.clone(), qos);
                     codes.push(SubscribeReasonCode::Success(qos));
+                    self.sightings.note(client_id, || Seen::Subscribed { filter: wanted.path });
                     granted.push((filter, qos));
                 }
                 _ => {
@@ -371,6 +375,11 @@ impl State {
         let Some(link) = session.link else { return };
         while let Some(publish) = session.next_delivery(self.limits.window) {
             self.stats.delivered += 1;
+            self.sightings.note(client_id, || Seen::delivered(&publish, false));
+            if self.faults.duplicate {
+                self.stats.redelivered += 1;
+                self.links.send(link, Packet::Publish(publish.clone()));
+            }
             self.links.send(link, Packet::Publish(publish));
         }
     }

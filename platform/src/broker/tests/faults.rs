@@ -1,4 +1,5 @@
 use super::client::*;
+use crate::broker::{Observer, Seen, Sighting};
 
 #[tokio::test(start_paused = true)]
 async fn killed_connections_lose_nothing_of_a_durable_session() {
@@ -122,4 +123,59 @@ async fn an_acknowledgement_of_nothing_is_counted_and_harmless() {
     broker.wait_until(|broker| broker.stats().stray_acks == 1).await;
     send(&broker, [2]);
     assert_eq!(device.messages(1).await, ["2 #2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicated_delivery_comes_twice_with_one_packet_id_and_is_acknowledged_once() {
+    let broker = broker().await;
+    broker.duplicate(true);
+    let mut device = Client::subscribed(&broker).await;
+    send(&broker, [1]);
+    let copies = [device.message().await, device.message().await];
+    assert_eq!(copies.each_ref().map(|copy| copy.pkid), [1, 1]);
+    device.ack(&copies[0]).await;
+    device.ack(&copies[1]).await;
+    broker.wait_until(|broker| broker.stats().stray_acks > 0).await;
+    assert_eq!((broker.stats().acked, broker.stats().stray_acks), (1, 1));
+    broker.duplicate(false);
+    send(&broker, [2]);
+    device.message().await;
+    device.expect_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_sees_what_happens_in_order_and_may_ask_the_broker() {
+    let (sightings, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let observer = Observer::new(move |sighting| sightings.send(sighting).unwrap());
+    let broker = broker_with(|options| options.observer = observer).await;
+    let mut device = Client::subscribed(&broker).await;
+    send(&broker, [1]);
+    let message = device.message().await;
+    device.ack(&message).await;
+    broker.drained(DEVICE).await;
+    device.publish("iotdevice-1/response", "answer").await;
+    device.puback().await;
+    broker.kill_connections();
+    device.lost().await;
+    let mut kinds = Vec::new();
+    while let Ok(Sighting { client_id, what, .. }) = seen.try_recv() {
+        assert_eq!(client_id, DEVICE);
+        kinds.push(match what {
+            Seen::Connected { session_present } => format!("connected {session_present}"),
+            Seen::Disconnected => "disconnected".to_owned(),
+            Seen::Subscribed { filter } => format!("subscribed {filter}"),
+            Seen::Published { topic, .. } => format!("published {topic}"),
+            Seen::Delivered { packet_id, again, .. } => format!("delivered {packet_id} {again}"),
+            Seen::Acknowledged { packet_id, .. } => format!("acknowledged {packet_id}"),
+        });
+    }
+    let expected = [
+        "connected false",
+        "subscribed iotdm-1/#",
+        "delivered 1 false",
+        "acknowledged 1",
+        "published iotdevice-1/response",
+        "disconnected",
+    ];
+    assert_eq!(kinds, expected);
 }

@@ -1,0 +1,352 @@
+//! What must hold of a life, judged from outside only: by what the broker and the handlers saw, and when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use iotdm_platform::broker::Seen;
+use serde_json::Value;
+
+use super::chronicle::{Entry, Moment, What};
+use super::hold;
+use super::plan::{Ends, Fate, Kind};
+use super::product::REFUSE_AFTER;
+use super::world::{LAST_REQ_IDS, Life, RESPONSES};
+
+/// The laws, as they are told.
+pub const LAWS: &[&str] = &[
+    "P1: what a session took is acknowledged as often as it was sent, and nothing is left at the end",
+    "P2: one request has one outcome; what answers in the 200s was done, and done before it was answered",
+    "P2: what may not be repeated starts once; nothing starts after it was answered",
+    "P3: every acknowledged delivery is followed by its answer, with a code that the request can have",
+    "P4: a report that was confirmed reaches the platform",
+    "P5: work after a 202 begins when the broker has it, and begins",
+    "P5: no manage between the 202 of a restart and its end",
+    "P6: nothing starts more often than its attempts",
+    "P9: nothing starts when it is older than its refuse_after",
+    "the end: managed, it serves, and a calm hour costs two manages and no connection",
+];
+
+/// What is broken, each with the law's name in front.
+#[must_use]
+pub fn broken(life: &Life) -> Vec<String> {
+    let requests = Requests::of(&life.entries);
+    let mut broken = life.at_the_end.clone();
+    for (req_id, request) in &requests.0 {
+        broken.extend(request.broken(&life.entries).into_iter().map(|law| format!("{law} ({req_id})")));
+    }
+    for req_id in LAST_REQ_IDS {
+        let answers = requests.0.get(req_id).map(|request| &request.answers);
+        if !answers.is_some_and(|answers| answers.iter().any(|(_, answer)| answer["rc"] == 200)) {
+            broken.push(format!("the end: it does not serve: {answers:?}"));
+        }
+    }
+    broken.extend(lost_reports(&life.entries));
+    broken.extend(hold::broken(&life.entries));
+    broken.extend(unquiet(&life.entries));
+    broken
+}
+
+/// What was seen of one reqId; the numbers are places in the chronicle.
+#[derive(Default)]
+struct Request {
+    kinds: Vec<Kind>,
+    /// When the first copy was sent.
+    first_sent: Option<usize>,
+    /// When each copy was sent that a session took and did not lose.
+    sent: Vec<usize>,
+    acknowledged: Vec<usize>,
+    answers: Vec<(usize, Value)>,
+    began: Vec<(usize, Moment)>,
+    ended: Vec<(usize, Moment)>,
+}
+
+struct Requests(BTreeMap<String, Request>);
+
+impl Requests {
+    fn of(entries: &[Entry]) -> Self {
+        let mut all: BTreeMap<String, Request> = BTreeMap::new();
+        for (place, entry) in entries.iter().enumerate() {
+            match &entry.what {
+                What::Sent { ask, reached } => {
+                    let request = all.entry(ask.req_id.clone()).or_default();
+                    if !request.kinds.contains(&ask.kind) {
+                        request.kinds.push(ask.kind);
+                    }
+                    request.first_sent.get_or_insert(place);
+                    if *reached {
+                        request.sent.push(place);
+                    }
+                }
+                What::Step(super::plan::Event::SessionLost) => {
+                    for request in all.values_mut() {
+                        request.sent.truncate(request.acknowledged.len());
+                    }
+                }
+                What::Handler { req_id, moment, ended, .. } => {
+                    let request = all.entry(req_id.clone()).or_default();
+                    (if *ended { &mut request.ended } else { &mut request.began }).push((place, *moment));
+                }
+                What::Wire(sighting) => see(&mut all, place, &sighting.what),
+                _ => {}
+            }
+        }
+        Self(all)
+    }
+}
+
+fn see(all: &mut BTreeMap<String, Request>, place: usize, seen: &Seen) {
+    match seen {
+        Seen::Acknowledged { topic, payload, .. } if topic != "iotdm-1/response" => {
+            if let Some(request) = req_id(payload).and_then(|req_id| all.get_mut(&req_id)) {
+                request.acknowledged.push(place);
+            }
+        }
+        Seen::Published { topic, payload } if topic == RESPONSES => {
+            if let Some(req_id) = req_id(payload) {
+                let answer = serde_json::from_slice(payload).unwrap_or_default();
+                all.entry(req_id).or_default().answers.push((place, answer));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn req_id(payload: &[u8]) -> Option<String> {
+    let message: Value = serde_json::from_slice(payload).ok()?;
+    message.get("reqId").map(Value::to_string)
+}
+
+impl Request {
+    fn broken(&self, entries: &[Entry]) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut law = |holds: bool, text: String| {
+            if !holds {
+                broken.push(text);
+            }
+        };
+        let outcomes = self.outcomes();
+        let (copies, acknowledged) = (self.sent.len(), self.acknowledged.len());
+        law(acknowledged >= copies, format!("P1: {copies} copies, {acknowledged} acknowledged"));
+        law(
+            outcomes.len() <= 1 || self.kinds.iter().any(Kind::may_change),
+            format!("P2: different outcomes {outcomes:?}"),
+        );
+        law(self.was_done_first(), "P2: answered as done before it was done".into());
+        law(!self.starts_after_answer(), "P2: started after it was answered".into());
+        law(
+            self.acknowledged.last() < self.answers.last().map(|(place, _)| place)
+                || self.acknowledged.is_empty(),
+            "P3: a delivery was not answered".into(),
+        );
+        for answer in self.answers.iter().filter(|answer| !self.has_code(answer, entries)) {
+            law(false, format!("P3: no answer to such a request: {}", answer.1));
+        }
+        law(self.performs_follow_promises(), "P5: work before the broker had the 202".into());
+        law(self.promise_is_kept(entries), "P5: a 202, and nothing was done".into());
+        for moment in [Moment::Handle, Moment::AfterAck] {
+            let (starts, limit) = (self.starts(moment), self.attempts(moment));
+            law(starts <= limit, format!("P2, P6: {moment:?} was started {starts} times, at most {limit}"));
+        }
+        law(!self.starts_late(entries), "P9: started late".into());
+        broken
+    }
+
+    /// The different answers, without those that say that the reqId was another request's.
+    fn outcomes(&self) -> BTreeSet<String> {
+        let answers = self.answers.iter().map(|(_, answer)| answer);
+        answers.filter(|answer| !is_reuse(answer)).map(Value::to_string).collect()
+    }
+
+    fn starts(&self, moment: Moment) -> usize {
+        self.began.iter().filter(|(_, began)| *began == moment).count()
+    }
+
+    fn attempts(&self, moment: Moment) -> usize {
+        let of = |kind: &Kind| match (kind, moment) {
+            (Kind::Once(_) | Kind::Fresh(_), Moment::Handle) => 1,
+            (Kind::Download, _) => 20,
+            (Kind::Again(_) | Kind::After(_) | Kind::Reboot | Kind::FactoryReset, _) => 3,
+            _ => 0,
+        };
+        self.kinds.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// A 200 of a handler comes after its end, and a 202 after its decision.
+    fn was_done_first(&self) -> bool {
+        let has_handler = |kind: &Kind| kind.works() || kind.promises();
+        if !self.kinds.iter().all(has_handler) {
+            return true;
+        }
+        let done = self.ended.iter().find(|(_, moment)| *moment == Moment::Handle);
+        let first =
+            self.answers.iter().find(|(_, answer)| [200, 202].map(Value::from).contains(&answer["rc"]));
+        first.is_none_or(|(answered, _)| done.is_some_and(|(ended, _)| ended < answered))
+    }
+
+    fn starts_after_answer(&self) -> bool {
+        let answered = self.answers.iter().find(|(_, answer)| !is_reuse(answer)).map(|(place, _)| *place);
+        let last_start = self.began.iter().rfind(|(_, moment)| *moment == Moment::Handle);
+        answered.zip(last_start).is_some_and(|(answered, (start, _))| *start > answered)
+    }
+
+    fn performs_follow_promises(&self) -> bool {
+        let first = self.began.iter().find(|(_, moment)| *moment == Moment::AfterAck);
+        first.is_none_or(|(began, _)| self.promised().is_some_and(|promised| promised < *began))
+    }
+
+    /// Where the broker got the first 202.
+    fn promised(&self) -> Option<usize> {
+        self.answers.iter().find(|(_, answer)| answer["rc"] == 202).map(|(place, _)| *place)
+    }
+
+    /// What was promised is begun; a restart of the machine is as good as the one that was promised.
+    fn promise_is_kept(&self, entries: &[Entry]) -> bool {
+        let Some(promised) = self.promised() else { return true };
+        let restarted = || entries[promised..].iter().any(|entry| matches!(entry.what, What::Boot(_)));
+        self.starts(Moment::AfterAck) > 0 || self.kinds.iter().any(Kind::restarts) && restarted()
+    }
+
+    /// Counted from the oldest copy that was not lost with a session.
+    fn starts_late(&self, entries: &[Entry]) -> bool {
+        let [Kind::Fresh(_)] = self.kinds[..] else { return false };
+        let places = self.sent.first().zip(self.began.first());
+        places.is_some_and(|(sent, (start, _))| {
+            entries[*start].at > entries[*sent].at + REFUSE_AFTER + ON_ITS_WAY
+        })
+    }
+
+    fn has_code(&self, (place, answer): &(usize, Value), entries: &[Entry]) -> bool {
+        if is_reuse(answer) {
+            return self.kinds.len() > 1;
+        }
+        let rc = answer["rc"].as_u64().unwrap_or_default();
+        let from = self.first_sent.unwrap_or(*place);
+        let interruptions = interruptions(entries, from, *place);
+        self.kinds
+            .iter()
+            .any(|kind| kind.codes().contains(&rc) || rc == 500 && interruptions >= kind.patience())
+    }
+}
+
+/// How often something may have cut work short between these places: an end of the agent, or a restart that takes
+/// running work with it.
+fn interruptions(entries: &[Entry], from: usize, to: usize) -> usize {
+    let end = entries[to].at + AT_THE_SAME_TIME;
+    let until = entries[to..].iter().take_while(|entry| entry.at <= end).count() + to;
+    let restarting = |entry: &&Entry| matches!(entry.what, What::Ended(_) | What::Restart(..));
+    entries[from..until].iter().filter(restarting).count()
+}
+
+fn is_reuse(answer: &Value) -> bool {
+    answer["rc"] == 400 && answer["message"].as_str().is_some_and(|text| text.contains("another request"))
+}
+
+impl Kind {
+    /// Whether a handler works before it answers.
+    const fn works(&self) -> bool {
+        matches!(self, Self::Once(_) | Self::Again(_) | Self::Fresh(_))
+    }
+
+    /// Whether the answer is a promise.
+    const fn promises(&self) -> bool {
+        matches!(self, Self::After(_) | Self::Reboot | Self::FactoryReset | Self::Download)
+    }
+
+    /// Whether a later copy may get another answer: an observation has its current value, and what is refused without
+    /// having run is not kept.
+    const fn may_change(&self) -> bool {
+        matches!(self, Self::Observe | Self::BadBody)
+    }
+
+    /// The codes it can be answered with.
+    const fn codes(&self) -> &'static [u64] {
+        match self {
+            Self::Once(work) | Self::Again(work) => match work.ends {
+                Ends::Well => &[200],
+                Ends::Refused => &[409],
+                Ends::Failed | Ends::Never => &[500],
+            },
+            Self::Fresh(work) => match work.ends {
+                Ends::Well => &[200, 409],
+                Ends::Refused => &[409],
+                Ends::Failed | Ends::Never => &[500, 409],
+            },
+            Self::After(work) => match work.ends {
+                Ends::Refused => &[409],
+                _ => &[202],
+            },
+            Self::Reboot | Self::FactoryReset | Self::Download => &[202, 409],
+            Self::Update(_) => &[204],
+            Self::Observe | Self::Cancel => &[200],
+            Self::UnknownTopic => &[404],
+            Self::UnknownAction => &[501],
+            Self::BadBody => &[400],
+        }
+    }
+
+    /// How many interruptions make a 500 of it.
+    const fn patience(&self) -> usize {
+        match self {
+            Self::Once(_) | Self::Fresh(_) | Self::BadBody => 1,
+            Self::Again(_) | Self::After(_) | Self::Reboot | Self::FactoryReset => 3,
+            Self::Download => 20,
+            _ => usize::MAX,
+        }
+    }
+}
+
+fn lost_reports(entries: &[Entry]) -> Vec<String> {
+    let arrived: BTreeSet<String> = entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Wire(sighting) => match &sighting.what {
+                Seen::Published { topic, payload } if topic != RESPONSES => {
+                    let message: Value = serde_json::from_slice(payload).ok()?;
+                    Some(message["d"].to_string())
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    let confirmed = entries.iter().filter_map(|entry| match &entry.what {
+        What::Confirmed(report) => report.body(),
+        _ => None,
+    });
+    confirmed
+        .filter(|body| !arrived.contains(&body.to_string()))
+        .map(|body| format!("P4: a report was confirmed and never arrived: {body}"))
+        .collect()
+}
+
+/// What a calm hour may not hold.
+fn unquiet(entries: &[Entry]) -> Vec<String> {
+    let calm = entries.iter().skip_while(|entry| !matches!(entry.what, What::Quiet));
+    let (mut published, mut connected) = (0, 0);
+    for entry in calm {
+        if let What::Wire(sighting) = &entry.what {
+            published += usize::from(matches!(sighting.what, Seen::Published { .. }));
+            connected += usize::from(matches!(sighting.what, Seen::Connected { .. }));
+        }
+    }
+    let quiet = published <= MANAGES_AN_HOUR && connected == 0;
+    let broken = || format!("the end: {published} messages and {connected} connections in a calm hour");
+    (!quiet).then(broken).into_iter().collect()
+}
+
+impl Fate {
+    /// Whether the machine said that it is about to go down.
+    pub(super) const fn is_promised(self) -> bool {
+        matches!(self, Self::Comes(_) | Self::NeverComes)
+    }
+}
+
+/// How long a request may be on its way to a device that is online, beside its age: a delayed network, a broker whose
+/// window is full, a dead connection that nobody has noticed yet.
+const ON_ITS_WAY: Duration = Duration::from_secs(3 * 60);
+
+/// How far apart what happens in one batch may be seen over a slow network.
+const AT_THE_SAME_TIME: Duration = Duration::from_secs(1);
+
+/// Manage is renewed twice in an hour at the most, with a lifetime of one.
+const MANAGES_AN_HOUR: usize = 2;
