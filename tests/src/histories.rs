@@ -18,8 +18,10 @@
 mod chronicle;
 mod hold;
 mod laws;
+mod make;
 mod plan;
 mod product;
+mod steps;
 mod world;
 
 use tokio::runtime::Builder;
@@ -58,7 +60,7 @@ pub fn check(seed: u64) -> Result<Life, String> {
     let plan = Plan::from_seed(seed);
     let life = live(&plan);
     let Some(first) = broken(&life).into_iter().next() else { return Ok(life) };
-    let law = |text: &str| text.split('(').next().unwrap_or_default().chars().take(24).collect::<String>();
+    let law = |text: &str| text.split(':').next().map(ToOwned::to_owned);
     let shrunk = plan.shrunk(|plan| broken(&live(plan)).iter().any(|text| law(text) == law(&first)));
     Err(story(seed, &shrunk))
 }

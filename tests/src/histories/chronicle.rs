@@ -24,13 +24,10 @@ pub struct Entry {
 pub enum What {
     /// A step of the plan.
     Step(Event),
-    /// A request was given to the broker, which may have no session for it.
-    Sent {
-        /// The request.
-        ask: Ask,
-        /// Whether a session took it.
-        reached: bool,
-    },
+    /// A request was given to the broker.
+    Sent(Ask),
+    /// The broker had no session for the request with this reqId.
+    Unreached(String),
     /// What happened between the broker and a client.
     Wire(Sighting),
     /// A handler was called, or came to its end.
@@ -109,8 +106,8 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(event) => write!(f, "* {event}"),
-            Self::Sent { reached: false, ask } => write!(f, "  no session for {}", ask.req_id),
-            Self::Sent { ask, .. } => write!(f, "  sent {}", ask.req_id),
+            Self::Sent(ask) => write!(f, "  sent {}", ask.req_id),
+            Self::Unreached(req_id) => write!(f, "  nobody took {req_id}"),
             Self::Wire(Sighting { client_id, what, .. }) => write_seen(f, client_id, what),
             Self::Handler { req_id, moment, attempt, ended } => {
                 let verb = if *ended { "ended" } else { "began" };

@@ -35,7 +35,7 @@ impl Promises {
     fn of(entries: &[Entry]) -> Self {
         let asks = || {
             entries.iter().filter_map(|entry| match &entry.what {
-                What::Sent { ask, .. } => Some(ask),
+                What::Sent(ask) => Some(ask),
                 _ => None,
             })
         };

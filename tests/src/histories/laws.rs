@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::chronicle::{Entry, Moment, What};
 use super::hold;
-use super::plan::{Ends, Fate, Kind};
+use super::plan::{Ends, Event, Fate, Kind};
 use super::product::REFUSE_AFTER;
 use super::world::{LAST_REQ_IDS, Life, RESPONSES};
 
@@ -67,17 +67,18 @@ impl Requests {
         let mut all: BTreeMap<String, Request> = BTreeMap::new();
         for (place, entry) in entries.iter().enumerate() {
             match &entry.what {
-                What::Sent { ask, reached } => {
+                What::Sent(ask) => {
                     let request = all.entry(ask.req_id.clone()).or_default();
                     if !request.kinds.contains(&ask.kind) {
                         request.kinds.push(ask.kind);
                     }
                     request.first_sent.get_or_insert(place);
-                    if *reached {
-                        request.sent.push(place);
-                    }
+                    request.sent.push(place);
                 }
-                What::Step(super::plan::Event::SessionLost) => {
+                What::Unreached(req_id) => {
+                    all.entry(req_id.clone()).or_default().sent.pop();
+                }
+                What::Step(Event::SessionLost) => {
                     for request in all.values_mut() {
                         request.sent.truncate(request.acknowledged.len());
                     }

@@ -7,18 +7,16 @@ use std::time::Duration;
 
 use iotdm_agent::testing::config;
 use iotdm_agent::{Agent, Device, RunError, State};
-use iotdm_core::{Location, LogEntry, Report, Severity};
 use iotdm_platform::broker::{Broker, BrokerOptions, Mount, Observer, QoS, Seen};
-use iotdm_platform::proxy::{Direction, FaultProxy};
-use rumqttc::{AsyncClient, MqttOptions, NetworkOptions};
+use iotdm_platform::proxy::FaultProxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::chronicle::{Chronicle, Entry, What};
-use super::plan::{Ask, Ends, Event, Kind, Mood, OBSERVED, Plan, Work};
+use super::plan::{Ask, Ends, Kind, Mood, Plan, Work};
 use super::product::{Machine, Product, USUAL_FATE};
 
 /// A life that was lived.
@@ -55,36 +53,37 @@ pub(super) async fn live(plan: &Plan) -> Life {
     Life { entries: world.chronicle.entries(), lived: begin.elapsed(), at_the_end }
 }
 
-struct World {
+/// Everything that a life happens to.
+pub(super) struct World {
     seed: u64,
-    chronicle: Chronicle,
-    broker: Broker,
-    proxy: FaultProxy,
-    machine: Arc<Machine>,
+    pub(super) chronicle: Chronicle,
+    pub(super) broker: Broker,
+    pub(super) proxy: FaultProxy,
+    pub(super) machine: Arc<Machine>,
     folder: TempDir,
-    agent: Option<Running>,
+    pub(super) agent: Option<Running>,
     starts: u32,
     /// What the device asked of the platform.
     asked: mpsc::UnboundedReceiver<Value>,
     /// Restarts that are on their way.
     restarts: mpsc::UnboundedReceiver<Duration>,
     due: BTreeMap<(Instant, Due), ()>,
-    mood: Mood,
+    pub(super) mood: Mood,
     /// The product's own calls that wait for the agent.
-    errands: JoinSet<()>,
+    pub(super) errands: JoinSet<()>,
     failures: Vec<String>,
 }
 
-struct Running {
-    device: Device,
-    stop: Option<oneshot::Sender<()>>,
+pub(super) struct Running {
+    pub(super) device: Device,
+    pub(super) stop: Option<oneshot::Sender<()>>,
     /// How long after its end it is started again.
-    away: Duration,
+    pub(super) away: Duration,
     task: JoinHandle<Result<(), RunError>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+pub(super) enum Due {
     PowerOff,
     Start,
 }
@@ -170,7 +169,7 @@ impl World {
         }
     }
 
-    fn fall_due(&mut self, after: Duration, due: Due) {
+    pub(super) fn fall_due(&mut self, after: Duration, due: Due) {
         self.due.insert((Instant::now() + after, due), ());
     }
 
@@ -197,104 +196,21 @@ impl World {
         self.publish("iotdm-1/response", json!({"rc": rc, "reqId": asked["reqId"]}).to_string());
     }
 
-    fn publish(&self, topic: &str, payload: String) -> bool {
+    pub(super) fn publish(&self, topic: &str, payload: String) -> bool {
         let reached = self.broker.publish(topic, payload, QoS::AtLeastOnce, false);
         reached.expect("the broker takes what the test sends") > 0
     }
 
-    fn ask(&self, ask: &Ask) {
+    pub(super) fn ask(&self, ask: &Ask) {
         // What is seen of the delivery comes after what is seen of the request.
-        let client = config().identity.client_id();
-        let reached = self.broker.session(&client).is_some() && self.is_subscribed();
-        self.chronicle.write(What::Sent { ask: ask.clone(), reached });
-        assert_eq!(self.publish(&ask.kind.topic(), ask.payload()), reached, "{ask:?}");
-    }
-
-    /// Whether the broker's session has a subscription: since it was last forgotten there was one.
-    fn is_subscribed(&self) -> bool {
-        let entries = self.chronicle.entries();
-        let last = entries.iter().rev().find_map(|entry| match &entry.what {
-            What::Wire(sighting) => match &sighting.what {
-                Seen::Subscribed { .. } => Some(true),
-                Seen::Connected { session_present: false } => Some(false),
-                _ => None,
-            },
-            What::Step(Event::SessionLost) => Some(false),
-            _ => None,
-        });
-        last.unwrap_or(false)
-    }
-
-    async fn carry_out(&mut self, event: &Event) {
-        let client = config().identity.client_id();
-        match *event {
-            Event::Ask(ref ask) => self.ask(ask),
-            Event::AskWithoutReqId => {
-                let update = Kind::Update(0);
-                let d = update.body().expect("an update has a body");
-                self.publish(&update.topic(), json!({ "d": d }).to_string());
-            }
-            Event::Garbage => drop(self.publish("iotdm-1/mgmt/initiate/device/reboot", "{\"reqId\"".into())),
-            Event::Report(number) => self.report(number),
-            Event::SetAttribute(number) => self.set_attribute(number),
-            Event::Crash(away) => {
-                if self.kill_agent("killed").await {
-                    self.fall_due(away, Due::Start);
-                }
-            }
-            Event::Leave(away) => {
-                if let Some(agent) = &mut self.agent {
-                    agent.away = away;
-                    agent.stop = None;
-                }
-            }
-            Event::Cut => self.proxy.cut(),
-            Event::CutAfter(direction, bytes) => self.proxy.cut_after_bytes(direction, bytes),
-            Event::Delay(delay) => self.proxy.delay(delay),
-            Event::BlackHole => self.proxy.black_hole(true),
-            Event::HalfOpen(direction) => self.proxy.half_open(direction, true),
-            Event::Refuse => {
-                self.proxy.refuse(true);
-                self.proxy.cut();
-            }
-            Event::Heal => self.heal(),
-            Event::BrokerRestart => self.broker.kill_connections(),
-            Event::SessionLost => drop(self.broker.drop_session(&client)),
-            Event::Takeover => self.take_over(client).await,
-            Event::HoldPubacks(hold) => self.broker.hold_pubacks(&client, hold),
-            Event::Redeliver => drop(self.broker.redeliver_in_flight(&client)),
-            Event::Duplicate(on) => self.broker.duplicate(on),
-            Event::DupFlag(on) => self.broker.set_dup_flag(on),
-            Event::Renumber(on) => self.broker.renumber(on),
-            Event::Unavailable(on) => self.broker.refuse_connections(on),
-            Event::Mood(mood) => self.mood = mood,
-            Event::Fate(fate) => self.machine.set_fate(fate),
-            Event::ClockLost(lost) => self.machine.lose_clock(lost),
+        self.chronicle.write(What::Sent(ask.clone()));
+        if !self.publish(&ask.kind.topic(), ask.payload()) {
+            self.chronicle.write(What::Unreached(ask.req_id.clone()));
         }
     }
 
-    fn report(&mut self, number: u32) {
-        let Some(agent) = &self.agent else { return };
-        let (device, chronicle) = (agent.device.clone(), self.chronicle.clone());
-        let report = report(number);
-        self.errands.spawn(async move {
-            if device.report(report.clone()).await.is_ok() {
-                chronicle.write(What::Confirmed(report));
-            }
-        });
-    }
-
-    fn set_attribute(&mut self, number: u32) {
-        let Some(agent) = &self.agent else { return };
-        let device = agent.device.clone();
-        self.errands.spawn(async move {
-            // The agent may end first.
-            let _ = device.set_attribute(OBSERVED, &number).await;
-        });
-    }
-
     /// Ends the agent as `kill -9` does; false when there was none.
-    async fn kill_agent(&mut self, how: &str) -> bool {
+    pub(super) async fn kill_agent(&mut self, how: &str) -> bool {
         let Some(agent) = self.agent.take() else { return false };
         agent.task.abort();
         // An aborted task gives an error, and that is what was asked for.
@@ -306,33 +222,10 @@ impl World {
     fn agent_ended(&mut self, ended: Result<Result<(), RunError>, JoinError>) {
         let Some(agent) = self.agent.take() else { return };
         if agent.stop.is_some() || !matches!(ended, Ok(Ok(()))) {
-            self.failures.push(format!("the agent ended by itself: {ended:?}"));
+            self.failures.push(format!("the end: the agent ended by itself: {ended:?}"));
         }
         self.chronicle.write(What::Ended("as it was told".into()));
         self.fall_due(agent.away, Due::Start);
-    }
-
-    /// The network works; what lies broken in it ends.
-    fn heal(&self) {
-        self.proxy.delay(Duration::ZERO);
-        self.proxy.black_hole(false);
-        self.proxy.refuse(false);
-        for direction in [Direction::Up, Direction::Down] {
-            self.proxy.cut_after_bytes(direction, u64::MAX);
-        }
-        self.proxy.cut();
-    }
-
-    /// Connects once with the device's own client id.
-    async fn take_over(&self, client: String) {
-        let mut options = MqttOptions::new(client, "127.0.0.1", self.broker.local_addr().port());
-        options.set_clean_session(false);
-        let (_client, mut event_loop) = AsyncClient::new(options, 1);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        event_loop.set_network_options(network);
-        // A broker that is unavailable refuses it.
-        let _ = timeout(TAKEOVER_WITHIN, event_loop.poll()).await;
     }
 
     fn calm_down(&mut self) {
@@ -357,7 +250,7 @@ impl World {
         let mut complaints = std::mem::take(&mut self.failures);
         let state = self.agent.as_ref().map(|agent| *agent.device.state().borrow());
         if state != Some(State::Managed) {
-            complaints.push(format!("not managed at the end: {state:?}"));
+            complaints.push(format!("the end: not managed: {state:?}"));
         }
         let session = self.broker.session(&config().identity.client_id());
         if session.is_none_or(|session| session.queued + session.in_flight > 0 || !session.connected) {
@@ -372,27 +265,6 @@ async fn ended(agent: &mut Option<Running>) -> Result<Result<(), RunError>, Join
     match agent {
         Some(agent) => (&mut agent.task).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A report that no other has.
-fn report(number: u32) -> Report {
-    match number % 3 {
-        0 => Report::AddErrorCode(i32::try_from(number).unwrap_or(i32::MAX)),
-        1 => Report::Location(Location {
-            longitude: f64::from(number % 180),
-            latitude: f64::from(number % 90),
-            elevation: Some(f64::from(number)),
-            accuracy: None,
-            measured_date_time: None,
-            updated_date_time: None,
-        }),
-        _ => Report::AddLog(LogEntry {
-            message: format!("entry {number}"),
-            timestamp: "2026-06-01T00:00:00.000Z".into(),
-            data: None,
-            severity: Severity::Information,
-        }),
     }
 }
 
@@ -423,9 +295,6 @@ const CALMING: Duration = Duration::from_secs(45 * 60);
 
 /// How long nothing may happen then but one or two manages.
 const CALM_HOUR: Duration = Duration::from_secs(60 * 60);
-
-/// How long the other client waits for its CONNACK.
-const TAKEOVER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Work that takes no time.
 const AT_ONCE: Work = Work { takes: Duration::ZERO, ends: Ends::Well };
