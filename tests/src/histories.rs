@@ -15,6 +15,7 @@
 //! One thread owns agent, broker, proxy and clock. Loopback delivers at once what is written to it; with TCP_NODELAY
 //! and few small packets in flight nothing waits for a timer of the kernel.
 
+mod census;
 mod chronicle;
 mod hold;
 mod laws;
@@ -26,6 +27,7 @@ mod world;
 
 use tokio::runtime::Builder;
 
+pub use census::Census;
 pub use chronicle::{Entry, Moment, What};
 pub use laws::{LAWS, broken};
 pub use plan::{Ask, Ends, Event, Fate, Kind, Mood, OBSERVED, Plan, Step, Work};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use iotdm_tests::histories::{LAWS, Plan, check, difference, live, story};
+use iotdm_tests::histories::{Census, LAWS, Plan, check, difference, live, story};
 use tokio::time::Instant;
 
 /// Lives random lives of a device: the whole agent with its real link and journal, and hours of virtual time each.
@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return say(&story(seed, &Plan::from_seed(seed)));
     }
     let begin = Instant::now();
-    let (mut lived, mut steps, mut seen) = (Duration::ZERO, 0, 0);
+    let (mut lived, mut steps, mut census) = (Duration::ZERO, 0, Census::default());
     for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
         let life = check(seed)?;
         if arguments.twice
@@ -56,14 +56,17 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         }
         lived += life.lived;
         steps += Plan::from_seed(seed).steps.len();
-        seen += life.entries.len();
+        census.add(&life.entries);
+    }
+    if !census.missing().is_empty() {
+        return Err(format!("what was to be tested did not happen: {:?}", census.missing()));
     }
     let minutes = begin.elapsed().as_secs_f64() / 60.0;
     let hours = lived.as_secs_f64() / 3600.0;
     let (seeds, rate) = (arguments.seeds, hours / minutes);
     say(&format!(
-        "{seeds} seeds, {steps} steps, {seen} things seen, {hours:.0} hours of device life in {minutes:.2} minutes: \
-         {rate:.0} hours per minute\n{} laws held:\n  {}",
+        "{seeds} seeds, {steps} steps, {hours:.0} hours of device life in {minutes:.2} minutes: {rate:.0} hours per \
+         minute\n{census}\n{} laws held:\n  {}",
         LAWS.len(),
         LAWS.join("\n  ")
     ))

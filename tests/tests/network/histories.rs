@@ -1,6 +1,6 @@
 //! Random lives of the whole agent: requests, faults and ends of everything, and what must hold of them.
 
-use iotdm_tests::histories::{Plan, check, difference, live};
+use iotdm_tests::histories::{Census, Plan, check, difference, live};
 
 /// How many lives are lived when nothing else is said.
 const SEEDS: u64 = 15;
@@ -20,14 +20,17 @@ fn the_promises_hold_over_random_lives_with_a_real_link_and_a_real_journal() {
             first..first + number("IOTDM_SEEDS", SEEDS)
         }
     };
+    let mut census = Census::default();
     for seed in seeds {
         let life = match check(seed) {
             Ok(life) => life,
             Err(story) => panic!("IOTDM_SEED={seed}\n{story}"),
         };
+        census.add(&life.entries);
         if seed % TWICE_EVERY == 0 {
             let again = live(&Plan::from_seed(seed));
             assert_eq!(difference(&life, &again), None, "IOTDM_SEED={seed} has two lives");
         }
     }
+    assert_eq!(census.missing(), [] as [&str; 0], "what was to be tested did not happen: {census}");
 }
