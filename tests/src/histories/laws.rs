@@ -17,9 +17,11 @@ pub const LAWS: &[&str] = &[
     "P1: what a session took is acknowledged as often as it was sent, and nothing is left at the end",
     "P2: one request has one outcome; what answers in the 200s was done, and done before it was answered",
     "P2: what may not be repeated starts once; nothing starts after it was answered",
+    "P2: another request with a reqId that is known is answered 400",
     "P3: every acknowledged delivery is followed by its answer, with a code that the request can have",
     "P4: a report that was confirmed reaches the platform",
     "P5: work after a 202 begins when the broker has it, and begins",
+    "P5: what the machine was restarted for is not done again",
     "P5: no manage between the 202 of a restart and its end",
     "P6: nothing starts more often than its attempts",
     "P9: nothing starts when it is older than its refuse_after",
@@ -55,6 +57,8 @@ struct Request {
     /// When each copy was sent that a session took and did not lose.
     sent: Vec<usize>,
     acknowledged: Vec<usize>,
+    /// The different requests that were acknowledged, by topic and payload.
+    bodies: BTreeSet<(String, Vec<u8>)>,
     answers: Vec<(usize, Value)>,
     began: Vec<(usize, Moment)>,
     ended: Vec<(usize, Moment)>,
@@ -100,6 +104,7 @@ fn see(all: &mut BTreeMap<String, Request>, place: usize, seen: &Seen) {
         Seen::Acknowledged { topic, payload, .. } if topic != "iotdm-1/response" => {
             if let Some(request) = req_id(payload).and_then(|req_id| all.get_mut(&req_id)) {
                 request.acknowledged.push(place);
+                request.bodies.insert((topic.clone(), payload.to_vec()));
             }
         }
         Seen::Published { topic, payload } if topic == RESPONSES => {
@@ -148,6 +153,8 @@ impl Request {
             let (starts, limit) = (self.starts(moment), self.attempts(moment));
             law(starts <= limit, format!("P2, P6: {moment:?} was started {starts} times, at most {limit}"));
         }
+        law(!self.restarts_twice(entries), "P5: a restart was repeated after the restart".into());
+        law(self.tells_reuse(), "P2: another request with its reqId was not answered as such".into());
         law(!self.starts_late(entries), "P9: started late".into());
         broken
     }
@@ -205,6 +212,26 @@ impl Request {
         let Some(promised) = self.promised() else { return true };
         let restarted = || entries[promised..].iter().any(|entry| matches!(entry.what, What::Boot(_)));
         self.starts(Moment::AfterAck) > 0 || self.kinds.iter().any(Kind::restarts) && restarted()
+    }
+
+    /// What the machine has been restarted for since it began is judged, and not done again.
+    fn restarts_twice(&self, entries: &[Entry]) -> bool {
+        let began: Vec<usize> = self
+            .began
+            .iter()
+            .filter(|(_, moment)| *moment == Moment::AfterAck)
+            .map(|(place, _)| *place)
+            .collect();
+        let booted = |pair: &[usize]| {
+            entries[pair[0]..pair[1]].iter().any(|entry| matches!(entry.what, What::Boot(_)))
+        };
+        self.kinds.iter().all(Kind::restarts) && began.windows(2).any(booted)
+    }
+
+    /// Of different requests with one reqId all but one are told that it is another's, where outcomes are kept.
+    fn tells_reuse(&self) -> bool {
+        let is_told = self.answers.iter().any(|(_, answer)| is_reuse(answer));
+        self.bodies.len() < 2 || is_told || !self.kinds.iter().all(Kind::outcome_is_kept)
     }
 
     /// Counted from the oldest copy that was not lost with a session.
