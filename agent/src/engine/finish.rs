@@ -1,7 +1,11 @@
 //! The ends that a request can come to.
 
 use bytes::Bytes;
-use iotdm_core::{LogEntry, Refusal, Report, Response, Route, Severity, iso8601};
+use iotdm_core::{
+    Firmware, FirmwareState, LogEntry, Refusal, Report, Response, Route, Severity, UpdateStatus, attribute,
+    iso8601,
+};
+use serde_json::{Value, json};
 use tracing::{error, warn};
 
 use crate::journal::Class;
@@ -41,6 +45,7 @@ impl Engine {
                     error!(reqId = %request.req_id, action = %request.route, held_back, "failed: {failure}");
                 }
                 self.report_failure(&request, failure);
+                self.end_firmware_step(&request.route);
             }
         }
         let body = Body::Stored(response.into());
@@ -72,6 +77,26 @@ impl Engine {
         for key in waiting {
             self.timers.set(Timer::Lane(key), self.now.monotonic + LANE_WAIT);
         }
+    }
+
+    /// A firmware request may end without a word of its handler: given up, out of time, its restart never came. The
+    /// platform waits for the end in `mgmt.firmware` (`docs/protocol.md` §6.3), which must not say for ever that
+    /// something is under way.
+    fn end_firmware_step(&mut self, route: &Route) {
+        let Some(Value::Object(stored)) = self.model.read(attribute::FIRMWARE) else { return };
+        let mut firmware = stored.clone();
+        let Ok(known) = serde_json::from_value::<Firmware>(Value::Object(stored.clone())) else { return };
+        let status = match (route, known.state, known.update_status) {
+            (Route::FirmwareDownload, FirmwareState::Downloading, _) => UpdateStatus::ConnectionLost,
+            (Route::FirmwareUpdate, FirmwareState::Downloaded, UpdateStatus::InProgress) => {
+                UpdateStatus::UnsupportedImage
+            }
+            _ => return,
+        };
+        firmware.insert("state".into(), json!(FirmwareState::Idle));
+        firmware.insert("updateStatus".into(), json!(status));
+        firmware.insert("updatedDateTime".into(), json!(iso8601(self.now.wall)));
+        self.set_attributes(vec![(attribute::FIRMWARE.into(), Value::Object(firmware))], None);
     }
 
     fn report_failure(&mut self, request: &Request, failure: &str) {

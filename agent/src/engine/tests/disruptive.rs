@@ -1,6 +1,9 @@
 //! P5: a disruptive action starts only after the broker has its 202, and is judged after the restart.
 
 use iotdm_core::{Failure, Performed, Recovery};
+use serde_json::json;
+
+use crate::engine::Input;
 
 use super::world::*;
 
@@ -262,4 +265,37 @@ fn two_restarts_at_once_do_not_get_in_each_others_way() {
     world.recovered("r1", Recovery::Done);
     world.run();
     assert!(world.engine().is_managed() && world.engine().requests.is_empty());
+}
+
+/// A firmware update installed its image, and the restart that was to put it to use never came. The platform, which
+/// waits for the end of an update in `mgmt.firmware`, was told "in progress" for ever.
+#[test]
+fn a_firmware_request_that_ends_without_its_handler_does_not_stay_under_way() {
+    let update = Ask::new("mgmt/initiate/firmware/update");
+    for (ask, under_way, over) in [(update, (2, 1), (0, 5)), (download(), (1, 0), (0, 3))] {
+        let mut world = World::new();
+        world.deliver("f", ask);
+        world.decide("f", yes(202));
+        let (state, status) = under_way;
+        let value = json!({"uri": "http://x/2", "own": 1, "state": state, "updateStatus": status});
+        world.input(Input::SetAttributes(vec![("mgmt.firmware".into(), value)], None));
+        world.performed("f", Ok(Performed::Restarting));
+        world.pass(secs(301));
+        assert_reported_failed(&world, 1);
+        let firmware = world.engine().model().read("mgmt.firmware").unwrap();
+        assert_eq!((&firmware["state"], &firmware["updateStatus"]), (&json!(over.0), &json!(over.1)));
+        assert_eq!((&firmware["uri"], &firmware["own"]), (&json!("http://x/2"), &json!(1)));
+    }
+}
+
+/// What the handler said itself stands.
+#[test]
+fn the_reason_that_a_firmware_handler_gave_is_kept() {
+    let mut world = World::new();
+    world.deliver("f", download());
+    world.decide("f", yes(202));
+    let value = json!({"state": 0, "updateStatus": 6});
+    world.input(Input::SetAttributes(vec![("mgmt.firmware".into(), value.clone())], None));
+    world.performed("f", Err(Failure::new("nothing is there")));
+    assert_eq!(world.engine().model().read("mgmt.firmware"), Some(&value));
 }
