@@ -80,6 +80,13 @@ impl Table {
         self.entries.get_mut(route).map(|entry| &mut entry.policy)
     }
 
+    /// Puts something around every handler that is registered so far, such as what counts its starts. Rules stay.
+    pub fn wrap(&mut self, around: impl Fn(&Route, Arc<dyn Erased>) -> Arc<dyn Erased>) {
+        for (route, entry) in &mut self.entries {
+            entry.handler = around(route, entry.handler.clone());
+        }
+    }
+
     /// The `supports` flags of manage: one of the two actions of a pair is enough, the other answers 501.
     pub fn supports(&self) -> Supports {
         let has = |route: &Route| self.entries.contains_key(route);

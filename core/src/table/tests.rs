@@ -125,3 +125,16 @@ fn every_action_has_a_schema() {
     let level = &schemas["mgmt/custom/lamp/dim"]["$defs"]["Level"];
     assert_eq!(level["properties"]["percent"]["type"], "string", "{schemas:#}");
 }
+
+#[test]
+fn what_is_put_around_the_handlers_is_put_around_each_of_them() {
+    let mut table = Table::new();
+    table.on::<Reboot>(Device).unwrap();
+    table.on::<Dim>(Device).unwrap();
+    let seen = std::cell::RefCell::new(Vec::new());
+    table.wrap(|route, handler| {
+        seen.borrow_mut().push(route.clone());
+        handler
+    });
+    assert_eq!(seen.into_inner(), [Route::Reboot, Dim::ROUTE]);
+}
