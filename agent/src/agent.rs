@@ -62,6 +62,12 @@ impl Agent {
         self.device.clone()
     }
 
+    /// The handlers, for a test bench that puts something around them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn table_mut(&mut self) -> &mut Table {
+        Arc::get_mut(&mut self.driver.table).expect("nobody else has the table before the run")
+    }
+
     /// Runs until `shutdown` is done; then running work has its grace period, and the broker is told goodbye.
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         self.driver.run(shutdown).await

@@ -42,6 +42,10 @@
 //! # }
 //! ```
 //!
+//! Those are the histories that somebody has thought of. [`histories`] makes others, at random, and judges them: about
+//! ten lines put a product's own handlers through crashes, power cuts, outages and damaged journals, and a failure is
+//! printed as its shortest story.
+//!
 //! A product's `Cargo.toml` has this for its tests, and each test is `#[tokio::test(start_paused = true)]`:
 //!
 //! ```toml
@@ -51,6 +55,7 @@
 //! tokio = { version = "1", features = ["macros", "rt", "test-util"] }
 //! ```
 
+pub mod histories;
 mod link;
 mod platform;
 pub mod simulation;
@@ -59,7 +64,7 @@ mod system;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotdm_core::{DeviceInfo, Identity};
+use iotdm_core::{DeviceInfo, Identity, System, Table};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -98,12 +103,23 @@ pub fn start(
     system: &TestSystem,
     product: impl FnOnce(Builder) -> Builder,
 ) -> Running {
-    let builder = Agent::builder(config())
-        .link(platform.link())
-        .store(disk.clone())
-        .system(Arc::new(system.clone()))
-        .seed(system.next_seed());
-    let agent = product(builder).build().expect("the agent can be built");
+    let machine = Arc::new(system.clone());
+    start_on(platform, disk, machine, system.next_seed(), product, |_| {})
+}
+
+/// [`start`], on any machine and with something around the handlers.
+fn start_on(
+    platform: &Platform,
+    disk: &MemoryDisk,
+    system: Arc<dyn System>,
+    seed: u64,
+    product: impl FnOnce(Builder) -> Builder,
+    prepare: impl FnOnce(&mut Table),
+) -> Running {
+    let builder =
+        Agent::builder(config()).link(platform.link()).store(disk.clone()).system(system).seed(seed);
+    let mut agent = product(builder).build().expect("the agent can be built");
+    prepare(agent.table_mut());
     let device = agent.device();
     let stop = CancellationToken::new();
     let stopped = stop.clone();

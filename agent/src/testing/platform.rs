@@ -1,10 +1,9 @@
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{Code, Route, Topic, UpRoute};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -12,6 +11,11 @@ use crate::engine::{Lost, PublishId};
 use crate::link::{Link, LinkEvent};
 
 use super::link::MemoryLink;
+
+mod session;
+
+use self::session::{Inner, Message};
+pub(super) use self::session::{Passed, Witness};
 
 /// The other side of a test: a durable session, and somebody who sends and sees. It tracks nothing.
 ///
@@ -31,34 +35,6 @@ pub struct Published {
     pub topic: String,
     /// The payload; `null` when it is not JSON.
     pub body: Value,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    connection: Option<(u64, mpsc::UnboundedSender<LinkEvent>)>,
-    connections: u64,
-    offline: bool,
-    refuse_credentials: bool,
-    refuse_subscription: bool,
-    session: bool,
-    queue: VecDeque<Message>,
-    in_flight: BTreeMap<u16, Message>,
-    next_packet: u16,
-    window: Option<usize>,
-    published: Vec<Published>,
-    seen: BTreeMap<String, usize>,
-    answers: BTreeMap<UpRoute, Option<Code>>,
-    hold_pubacks: bool,
-    held_pubacks: Vec<PublishId>,
-    acknowledged: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Message {
-    topic: String,
-    payload: Bytes,
-    at_least_once: bool,
-    retained: bool,
 }
 
 impl Default for Platform {
@@ -212,8 +188,8 @@ impl Platform {
         self.change(|inner| {
             inner.hold_pubacks = hold;
             if !hold {
-                for id in std::mem::take(&mut inner.held_pubacks) {
-                    inner.event(LinkEvent::Published(id));
+                for (id, published) in std::mem::take(&mut inner.held_pubacks) {
+                    inner.confirm(id, published);
                 }
             }
         });
@@ -232,6 +208,11 @@ impl Platform {
     /// How many messages may be unacknowledged at once; 20 unless set, as mosquitto has it.
     pub fn window(&self, window: usize) {
         self.change(|inner| inner.window = Some(window));
+    }
+
+    /// Tells somebody of everything that passes, in its order.
+    pub(super) fn witness(&self, witness: Witness) {
+        self.lock().witness = Some(witness);
     }
 
     fn enqueue(&self, message: Message) {
@@ -255,6 +236,7 @@ impl Platform {
                 inner.event(LinkEvent::Lost(Lost::Credentials, "bad user name or password".into()));
                 inner.connection = None;
             } else {
+                inner.tell(Passed::Connected);
                 inner.event(LinkEvent::Connected { session_present: inner.session });
                 inner.deliver();
             }
@@ -273,11 +255,10 @@ impl Platform {
 
     pub(super) fn acknowledged(&self, id: u64, packet: u16) {
         self.of(id, |inner| {
-            assert!(
-                inner.in_flight.remove(&packet).is_some(),
-                "an acknowledgement of nothing that is in flight"
-            );
+            let message = inner.in_flight.remove(&packet);
+            let message = message.expect("an acknowledgement of nothing that is in flight");
             inner.acknowledged += 1;
+            inner.tell(Passed::Acknowledged(&message.topic, &message.payload));
             inner.deliver();
         });
     }
@@ -286,13 +267,16 @@ impl Platform {
         self.of(id, |inner| {
             let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
             let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-            inner.published.push(Published { route, topic: topic.into(), body: body.clone() });
+            let published = Published { route, topic: topic.into(), body };
+            inner.tell(Passed::Published(&published));
+            inner.published.push(published.clone());
+            let req_id = published.body["reqId"].clone();
             if inner.hold_pubacks {
-                inner.held_pubacks.push(publish);
+                inner.held_pubacks.push((publish, published));
             } else {
-                inner.event(LinkEvent::Published(publish));
+                inner.confirm(publish, published);
             }
-            inner.respond(route, &body["reqId"]);
+            inner.respond(route, &req_id);
         });
     }
 
@@ -330,58 +314,3 @@ async fn changed(changes: &mut watch::Receiver<()>) {
 
 /// How long nothing at all may happen while a test waits: far longer than an agent is silent, which renews manage.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-impl Inner {
-    fn event(&self, event: LinkEvent) {
-        if let Some((_, sender)) = &self.connection {
-            // The device may have dropped its end.
-            let _ = sender.send(event);
-        }
-    }
-
-    fn cut(&mut self) {
-        self.connection = None;
-        self.held_pubacks.clear();
-        // What was in flight is redelivered first, in its order.
-        for (_, message) in std::mem::take(&mut self.in_flight).into_iter().rev() {
-            self.queue.push_front(message);
-        }
-        if !self.session {
-            self.queue.clear();
-        }
-    }
-
-    fn deliver(&mut self) {
-        while self.connection.is_some() && self.session && self.in_flight.len() < self.window.unwrap_or(20) {
-            let Some(message) = self.queue.pop_front() else { return };
-            let packet = message.at_least_once.then(|| self.packet());
-            let Message { topic, payload, retained, .. } = message.clone();
-            self.event(LinkEvent::Message { packet, topic, payload, retained });
-            self.in_flight.extend(packet.map(|packet| (packet, message)));
-        }
-    }
-
-    /// Counted up, so that the map of what is in flight keeps the order of delivery.
-    fn packet(&mut self) -> u16 {
-        self.next_packet = self.next_packet.checked_add(1).expect("a test sends fewer than 65536 messages");
-        self.next_packet
-    }
-
-    fn respond(&mut self, route: Option<UpRoute>, req_id: &Value) {
-        let Some(route) = route.filter(|route| *route != UpRoute::Response && !req_id.is_null()) else {
-            return;
-        };
-        let code = self.answers.get(&route).copied().unwrap_or(Some(Code::OK));
-        if let Some(code) = code {
-            let body = json!({ "rc": code.as_u16(), "reqId": req_id });
-            let topic = Topic::own(Route::Response).to_string();
-            self.queue.push_back(Message {
-                topic,
-                payload: body.to_string().into(),
-                at_least_once: true,
-                retained: false,
-            });
-            self.deliver();
-        }
-    }
-}

@@ -79,6 +79,11 @@ impl TestSystem {
         state.seed
     }
 
+    /// Other seeds than those of another test.
+    pub(super) fn seeds_of(&self, test: u64) {
+        self.lock().seed = test << 16;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the lock panics")
     }
@@ -112,4 +117,4 @@ impl System for TestSystem {
 }
 
 /// 2026-06-01T00:00:00Z.
-const WALL_CLOCK_AT_START: Duration = Duration::from_secs(1_780_272_000);
+pub(super) const WALL_CLOCK_AT_START: Duration = Duration::from_secs(1_780_272_000);

@@ -1,0 +1,94 @@
+//! Around each handler: every start and every end is written down.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use iotdm_core::{Context, Decision, Erased, Failure, Performed, Recovery, Route, Table};
+use schemars::{Schema, SchemaGenerator};
+use serde_json::value::RawValue;
+
+use super::record::{Event, Log, Outcome, Part, Work};
+
+tokio::task_local! {
+    /// The handler that runs in this task.
+    static RUNNING: Work;
+}
+
+/// The handler on whose behalf this is called; `None` outside of handlers.
+pub(super) fn running() -> Option<Work> {
+    RUNNING.try_with(Clone::clone).ok()
+}
+
+/// Puts a watcher around every handler.
+pub(super) fn watch(table: &mut Table, log: &Log) {
+    table.wrap(|route, handler| Arc::new(Watched { route: route.clone(), handler, log: log.clone() }));
+}
+
+struct Watched {
+    route: Route,
+    handler: Arc<dyn Erased>,
+    log: Log,
+}
+
+/// Written down as dropped unless it has returned.
+struct Started<'a> {
+    log: &'a Log,
+    work: Option<Work>,
+}
+
+impl Watched {
+    async fn run<T>(
+        &self,
+        cx: &Context,
+        part: Part,
+        future: impl Future<Output = T>,
+        outcome: impl FnOnce(&T) -> Outcome,
+    ) -> T {
+        let req_id = cx.req_id().map(|id| id.as_json().to_owned()).unwrap_or_default();
+        let work = Work { req_id, route: self.route.clone(), part, attempt: cx.attempt() };
+        self.log.push(Event::Started(work.clone()));
+        let mut started = Started { log: &self.log, work: Some(work.clone()) };
+        let result = RUNNING.scope(work, future).await;
+        if let Some(work) = started.work.take() {
+            self.log.push(Event::Returned(work, outcome(&result)));
+        }
+        result
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.log.push(Event::Dropped(work));
+        }
+    }
+}
+
+#[async_trait]
+impl Erased for Watched {
+    async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
+        self.run(cx, Part::Handle, self.handler.handle(cx, d), |decision| match decision {
+            Decision::Replied(reply) => Outcome::Replied(reply.rc.as_u16()),
+            Decision::Refused(refusal) => Outcome::Refused(refusal.rc().as_u16()),
+            Decision::Undecodable(_) => Outcome::Undecodable,
+        })
+        .await
+    }
+
+    async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
+        self.run(cx, Part::AfterAck, self.handler.after_ack(cx, d), |result| match result {
+            Ok(performed) => Outcome::Performed(*performed),
+            Err(failure) => Outcome::Failed(failure.to_string()),
+        })
+        .await
+    }
+
+    async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
+        let judged = |recovery: &Recovery| Outcome::Judged(*recovery);
+        self.run(cx, Part::Recover, self.handler.recover(cx, d), judged).await
+    }
+
+    fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
+        self.handler.schemas(generator)
+    }
+}
