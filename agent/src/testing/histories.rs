@@ -57,9 +57,10 @@
 //! A product adds its own with [`law`](Histories::law). What its hardware does it writes down by [`Machine::note`].
 //!
 //! # Caveats
-//! * Blocking work ([`Context::blocking`](iotdm_core::Context::blocking)) holds the paused clock until it ends. A plan
-//!   interrupts it only where the model of the hardware says so, by [`Machine::cut_power`] or [`Machine::crash`]. It
-//!   runs on real threads: two at once may take their turns in another order in another run.
+//! * Blocking work ([`Context::blocking`](iotdm_core::Context::blocking)) is done on the spot and takes no time. It must
+//!   not wait for anything. A plan interrupts it only where the model of the hardware says so, by
+//!   [`Machine::cut_power`] or [`Machine::crash`].
+//! * The machine is the history's own: a [`System`](iotdm_core::System) that the product sets is not used.
 //! * What a handler spawned by itself lives on after a crash of the process.
 //! * Files that a handler writes are not lost in a power cut, and not torn.
 

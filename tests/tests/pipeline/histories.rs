@@ -125,3 +125,10 @@ fn an_image_that_nobody_proved_is_found() {
     );
     broken(&histories, "no image is installed that is not the one that was proved");
 }
+
+#[test]
+fn the_same_seed_is_the_same_history_of_the_reference_handlers() {
+    for seed in 0..30 {
+        assert_eq!(histories().record(seed).to_string(), histories().record(seed).to_string(), "seed {seed}");
+    }
+}

@@ -34,7 +34,12 @@ struct State {
     programs: Option<Programs>,
     luck: fastrand::Rng,
     calm: bool,
+    /// Whether the process has died, though the history does not know yet.
+    dead: bool,
+    held: Vec<Work>,
 }
+
+type Work = Box<dyn FnOnce() + Send>;
 
 type Programs = Arc<
     dyn Fn(ChildProcess) -> Pin<Box<dyn Future<Output = Result<ChildOutput, ChildError>> + Send>>
@@ -95,14 +100,17 @@ impl Machine {
     }
 
     /// The power goes, at this moment: the way to have it go in the middle of blocking work, which no plan can
-    /// interrupt. Such work ends when it sees its cancellation.
+    /// interrupt. Such work returns then, whatever it returns; its handler gets no further than to its next use of its
+    /// context.
     pub fn cut_power(&self) {
+        self.state().dead = true;
         // The history may have ended.
         let _ = self.signals.send(Signal::PowerCut);
     }
 
-    /// The agent's process dies, at this moment.
+    /// The agent's process dies, at this moment; see [`cut_power`](Self::cut_power).
     pub fn crash(&self) {
+        self.state().dead = true;
         let _ = self.signals.send(Signal::Crash);
     }
 
@@ -120,6 +128,30 @@ impl Machine {
 
     pub(super) fn next_restart(&self, fate: Fate) {
         self.state().fates.push_back(fate);
+    }
+
+    /// Another process begins.
+    pub(super) fn revive(&self) {
+        let mut state = self.state();
+        state.dead = false;
+        state.held.clear();
+    }
+
+    /// Waits for ever once the process has died.
+    pub(super) async fn unless_dead(&self) {
+        if self.state().dead {
+            std::future::pending().await
+        }
+    }
+
+    /// Work that is never done once the process has died; whoever waits for it waits until it is dropped.
+    pub(super) fn hold_if_dead(&self, work: Work) -> Option<Work> {
+        let mut state = self.state();
+        if !state.dead {
+            return Some(work);
+        }
+        state.held.push(work);
+        None
     }
 
     /// Nothing goes wrong any more.

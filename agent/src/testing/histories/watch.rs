@@ -1,12 +1,18 @@
-//! Around each handler: every start and every end is written down.
+//! Around each handler: every start and every end is written down, and blocking work is done on the spot.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use iotdm_core::{Context, Decision, Erased, Failure, Performed, Recovery, Route, Table};
+use iotdm_core::{
+    Context, ContextParts, Decision, Declined, Erased, Failure, Performed, Recovery, Report, Route, Services,
+    Table,
+};
 use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
+use super::machine::Machine;
 use super::record::{Event, Log, Outcome, Part, Work};
 
 tokio::task_local! {
@@ -20,14 +26,24 @@ pub(super) fn running() -> Option<Work> {
 }
 
 /// Puts a watcher around every handler.
-pub(super) fn watch(table: &mut Table, log: &Log) {
-    table.wrap(|route, handler| Arc::new(Watched { route: route.clone(), handler, log: log.clone() }));
+pub(super) fn watch(table: &mut Table, machine: &Machine, log: &Log) {
+    table.wrap(|route, handler| {
+        Arc::new(Watched { route: route.clone(), handler, machine: machine.clone(), log: log.clone() })
+    });
 }
 
 struct Watched {
     route: Route,
     handler: Arc<dyn Erased>,
+    machine: Machine,
     log: Log,
+}
+
+/// The agent as a handler sees it, except that blocking work is done on the spot: on threads its order would differ
+/// from run to run. Once the machine or the process has died, nothing is done any more, until the handler is dropped.
+struct OnTheSpot {
+    cx: Context,
+    machine: Machine,
 }
 
 /// Written down as dropped unless it has returned.
@@ -37,6 +53,19 @@ struct Started<'a> {
 }
 
 impl Watched {
+    fn context(&self, cx: &Context) -> Context {
+        Context::new(ContextParts {
+            req_id: cx.req_id().cloned(),
+            subject: cx.subject().clone(),
+            attempt: cx.attempt(),
+            deadline: Instant::now() + cx.remaining(),
+            rebooted: cx.rebooted(),
+            cancellation: cx.cancellation().clone(),
+            system: Arc::new(self.machine.clone()),
+            services: Arc::new(OnTheSpot { cx: cx.clone(), machine: self.machine.clone() }),
+        })
+    }
+
     async fn run<T>(
         &self,
         cx: &Context,
@@ -65,9 +94,32 @@ impl Drop for Started<'_> {
 }
 
 #[async_trait]
+impl Services for OnTheSpot {
+    fn attribute(&self, name: &str) -> Option<Value> {
+        self.cx.attribute(name)
+    }
+
+    async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
+        self.machine.unless_dead().await;
+        self.cx.set_attributes(changes).await
+    }
+
+    async fn report(&self, report: Report) -> Result<(), Declined> {
+        self.machine.unless_dead().await;
+        self.cx.report(report).await
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        if let Some(work) = self.machine.hold_if_dead(work) {
+            work();
+        }
+    }
+}
+
+#[async_trait]
 impl Erased for Watched {
     async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
-        self.run(cx, Part::Handle, self.handler.handle(cx, d), |decision| match decision {
+        self.run(cx, Part::Handle, self.handler.handle(&self.context(cx), d), |decision| match decision {
             Decision::Replied(reply) => Outcome::Replied(reply.rc.as_u16()),
             Decision::Refused(refusal) => Outcome::Refused(refusal.rc().as_u16()),
             Decision::Undecodable(_) => Outcome::Undecodable,
@@ -76,7 +128,7 @@ impl Erased for Watched {
     }
 
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
-        self.run(cx, Part::AfterAck, self.handler.after_ack(cx, d), |result| match result {
+        self.run(cx, Part::AfterAck, self.handler.after_ack(&self.context(cx), d), |result| match result {
             Ok(performed) => Outcome::Performed(*performed),
             Err(failure) => Outcome::Failed(failure.to_string()),
         })
@@ -85,7 +137,7 @@ impl Erased for Watched {
 
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
         let judged = |recovery: &Recovery| Outcome::Judged(*recovery);
-        self.run(cx, Part::Recover, self.handler.recover(cx, d), judged).await
+        self.run(cx, Part::Recover, self.handler.recover(&self.context(cx), d), judged).await
     }
 
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {

@@ -264,13 +264,14 @@ impl<'a, W> World<'a, W> {
             return;
         }
         self.log.push(Event::Process);
+        self.machine.revive();
         let machine = Arc::new(self.machine.clone());
         let seed = self.machine.system().next_seed();
-        let (log, policies) = (&self.log, &mut self.record.policies);
+        let (log, own, policies) = (&self.log, &self.machine, &mut self.record.policies);
         let product = |builder| (self.histories.product)(&self.hardware, builder);
         let running = start_on(&self.platform, &self.disk, machine, seed, product, |table| {
             *policies = table.policies().map(|(route, policy)| (route.clone(), *policy)).collect();
-            watch(table, log);
+            watch(table, own, log);
         });
         let beside = self.histories.beside.as_ref();
         self.beside = beside.map(|beside| tokio::spawn(beside(&self.hardware, running.device().clone())));
@@ -300,7 +301,7 @@ impl<'a, W> World<'a, W> {
         }
         self.log.push(Event::Killed);
         running.kill().await;
-        // Handlers are dropped, and blocking work ends: while it runs the paused clock stands still.
+        // Handlers are dropped.
         sleep(Duration::from_millis(1)).await;
     }
 

@@ -144,9 +144,6 @@ impl Fetcher for Server {
                 if trouble == 7 || trouble == 8 {
                     let what = if trouble == 7 { "the power goes" } else { "the process dies" };
                     self.0.note(format!("{what} while an image is fetched"));
-                    while !request.cancellation.is_cancelled() {
-                        std::thread::yield_now();
-                    }
                     return Err(FetchError::Stopped);
                 }
             }
