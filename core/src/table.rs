@@ -202,9 +202,7 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
 fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
     let body: Value = match d {
         None => Value::Object(Map::new()),
-        Some(raw) => {
-            serde_json::from_str(raw.get()).map_err(|error| Refusal::bad_request(format!("d: {error}")))?
-        }
+        Some(raw) => serde_json::from_str(raw.get()).map_err(|error| misfit(format!("d: {error}")))?,
     };
     let body = match route {
         Route::Custom { .. } => parameters(body)?,
@@ -213,8 +211,17 @@ fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T,
     serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "d".to_owned() } else { format!("d.{path}") };
-        Refusal::bad_request(format!("{place}: {}", error.inner()))
+        misfit(format!("{place}: {}", error.inner()))
     })
+}
+
+/// The reason may quote what was sent: all of it, escaped, would not fit into an answer.
+fn misfit(mut reason: String) -> Refusal {
+    if reason.len() > MAX_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        reason.push('…');
+    }
+    Refusal::bad_request(reason)
 }
 
 /// The parameters of a custom action: `d.fields` as one object (`docs/protocol.md` §5.6).
@@ -243,6 +250,9 @@ fn parameters(body: Value) -> Result<Value, Refusal> {
     }
     Ok(Value::Object(parameters))
 }
+
+/// How much is told of why a body does not fit, in bytes: a place, a reason, and the beginning of what was sent.
+const MAX_REASON_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,28 @@ fn the_parameters_of_a_custom_action_become_one_body() {
     );
 }
 
+/// Found by fuzzing: the refusal quoted all of a long text, escaped, and the answer was larger than a payload may be. The
+/// platform got 500 "the answer is larger than 131072 bytes" for its own mistake.
+#[test]
+fn a_refusal_quotes_the_beginning_of_a_long_body() {
+    let long = "é\u{7f}".repeat(10_000);
+    for d in [
+        format!("\"{long}\""),
+        format!(r#"{{"fields":[{{"field":"percent","value":["{long}"]}}]}}"#),
+        format!(r#"{{"fields":[{{"field":"{long}","value":1}}]}}"#),
+    ] {
+        let raw = RawValue::from_string(d).unwrap();
+        for refusal in [
+            decode::<BTreeMap<String, String>>(&Dim::ROUTE, Some(&raw)).unwrap_err(),
+            decode::<Vec<u8>>(&Route::Reboot, Some(&raw)).unwrap_err(),
+        ] {
+            assert_eq!(refusal.rc(), crate::Code::BAD_REQUEST);
+            assert!(refusal.message().starts_with('d'), "{refusal}");
+            assert!(refusal.message().len() <= MAX_REASON_BYTES + '…'.len_utf8(), "{refusal}");
+        }
+    }
+}
+
 #[test]
 fn a_body_that_does_not_fit_is_refused_with_its_place() {
     check("{}", Err("d: missing field `percent`"));

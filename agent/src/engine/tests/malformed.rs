@@ -55,6 +55,20 @@ fn what_is_no_json_object_is_acknowledged_and_dropped() {
     check_dropped(ONCE, "[".repeat(100_000));
 }
 
+/// Found by fuzzing: the refusal quoted the body, escaped and so seven times as long; the answer did not fit a payload and
+/// became 500.
+#[test]
+fn a_long_body_that_does_not_fit_is_the_platforms_mistake() {
+    let mut world = World::new();
+    let long = "\u{7f}".repeat(30_000);
+    let d = json!({"fields": long});
+    for action in ["observe", "cancel", "device/update"] {
+        world.deliver(action, Ask::new(action).body(d.clone()));
+        world.assert_answer(action, 400);
+        assert!(world.message(action).len() < 2000);
+    }
+}
+
 #[test]
 fn without_a_req_id_nothing_runs_but_a_harmless_update() {
     for payload in ["{}", r#"{"reqId":null}"#, r#"{"d":{"fields":[]}}"#] {
