@@ -149,6 +149,8 @@ impl TryFrom<Value> for FieldName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use serde_json::{from_value, json};
 
@@ -177,6 +179,65 @@ mod tests {
     fn a_field_of_another_shape_is_refused() {
         for field in [json!(null), json!(1), json!({}), json!({"field": 1}), json!(["a"])] {
             assert!(from_value::<ObserveRequest>(json!({"fields": [field]})).is_err());
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// As the dispatch table gives it to a handler.
+    fn decoded<A: Action>(request: &A::Request) -> A::Request
+    where
+        A::Request: Serialize,
+    {
+        let raw = serde_json::value::to_raw_value(request).unwrap();
+        crate::Table::decode::<A>(Some(&raw)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_body_is_decoded_as_it_was_written(
+            pairs in prop::collection::vec((any::<String>(), value()), 0..5)
+        ) {
+            let fields: Vec<FieldName> =
+                pairs.iter().map(|(field, _)| FieldName { field: field.clone() }).collect();
+            let pairs = pairs.into_iter().map(|(field, value)| AttributeValue { field, value }).collect();
+            let update = UpdateRequest { fields: pairs };
+            prop_assert_eq!(decoded::<DeviceUpdate>(&update), update);
+            let observe = ObserveRequest { fields: fields.clone() };
+            prop_assert_eq!(decoded::<Observe>(&observe), observe);
+            let cancel = CancelRequest { fields };
+            prop_assert_eq!(decoded::<Cancel>(&cancel), cancel);
+        }
+
+        #[test]
+        fn any_body_is_decoded_or_refused_with_400(d in value()) {
+            let raw = serde_json::value::to_raw_value(&d).unwrap();
+            let refusals = [
+                crate::Table::decode::<DeviceUpdate>(Some(&raw)).err(),
+                crate::Table::decode::<Observe>(Some(&raw)).err(),
+                crate::Table::decode::<Cancel>(Some(&raw)).err(),
+                crate::Table::decode::<Reboot>(Some(&raw)).err(),
+            ];
+            for refusal in refusals.into_iter().flatten() {
+                prop_assert_eq!(refusal.rc(), crate::Code::BAD_REQUEST);
+                prop_assert!(refusal.message().starts_with('d'), "{}", refusal);
+            }
         }
     }
 }

@@ -98,6 +98,10 @@ impl<'de> Visitor<'de> for EnvelopeVisitor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use crate::response::{Code, Incoming, Response};
+
     use super::*;
 
     fn req_id(payload: &[u8]) -> String {
@@ -159,5 +163,85 @@ mod tests {
         assert_eq!(req_id(body(MAX_PAYLOAD_BYTES).as_bytes()), "\"r\"");
         let error = Envelope::parse(body(MAX_PAYLOAD_BYTES + 1).as_bytes()).unwrap_err();
         assert_eq!(error, Unreadable::TooLarge(MAX_PAYLOAD_BYTES + 1));
+    }
+
+    /// JSON texts, not only those that this side would write.
+    fn json_text() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("true".to_owned()),
+            "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,4})?",
+            any::<String>().prop_map(|text| serde_json::Value::from(text).to_string()),
+            Just(r#""\ud83d\u0000\/""#.to_owned()),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|all| format!("[ {} ]", all.join(" ,"))),
+                prop::collection::vec(inner, 0..4).prop_map(|all| {
+                    let member = |(at, value): (usize, &String)| format!("\"k{at}\":{value}");
+                    format!("{{{}}}", all.iter().enumerate().map(member).collect::<Vec<_>>().join(",\n"))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_envelope_gives_back_what_was_put_in_it(
+            id in json_text(),
+            d in json_text(),
+            order in any::<bool>(),
+            blank in "[ \\t\\r\\n]{0,3}",
+        ) {
+            let (one, other) = (format!("\"reqId\"{blank}:{blank}{id}"), format!("\"d\":{blank}{d}{blank}"));
+            let (one, other) = if order { (one, other) } else { (other, one) };
+            let envelope = Envelope::parse(format!("{{{one},{blank}\"more\":1,{other}}}").as_bytes()).unwrap();
+            prop_assert_eq!(envelope.d.as_deref().map(RawValue::get), Some(&*d));
+            let kept = match &envelope.correlation {
+                Correlation::Id(kept) => kept.as_json(),
+                Correlation::Refused(raw) => raw.get(),
+                Correlation::Absent => "absent",
+            };
+            prop_assert_eq!(kept, id);
+        }
+
+        #[test]
+        fn an_answer_is_read_as_it_was_written(
+            id in json_text(),
+            rc in any::<u16>(),
+            message in prop::option::of(any::<String>()),
+            d in prop::option::of(json_text()),
+        ) {
+            let raw = |text: &String| RawValue::from_string(text.clone()).unwrap();
+            let (id, d) = (raw(&id), d.as_ref().map(raw));
+            let rc = Code::from_u16(rc);
+            let bytes = Response::new(&id, rc).message(message.as_deref()).data(d.as_deref()).to_bytes();
+            let read = Incoming::from_envelope(&Envelope::parse(&bytes).unwrap());
+            match ReqId::from_raw(&id) {
+                None => prop_assert!(read.is_none()),
+                Some(req_id) => {
+                    let read = read.unwrap();
+                    prop_assert_eq!((read.req_id, read.rc, read.message), (req_id, rc, message));
+                    prop_assert_eq!(read.d.as_deref().map(RawValue::get), d.as_deref().map(RawValue::get));
+                }
+            }
+        }
+
+        #[test]
+        fn a_req_id_is_its_text(text in any::<String>()) {
+            let req_id = ReqId::from_text(&text);
+            prop_assert_eq!(serde_json::from_str::<String>(req_id.as_json()).unwrap(), text);
+            let again = ReqId::from_raw(&req_id.to_raw());
+            prop_assert_eq!(again, (req_id.as_json().len() <= 1024).then_some(req_id.clone()));
+            prop_assert!(!req_id.to_string().contains(char::is_control));
+        }
+
+        #[test]
+        fn any_bytes_are_opened_or_declined(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(error) = Envelope::parse(&bytes) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
     }
 }

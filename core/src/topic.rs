@@ -231,6 +231,8 @@ const UP_ROUTES: [(&str, UpRoute); 9] = [
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check_down(topic: &str, subject: &Subject, route: &Route) {
@@ -300,5 +302,40 @@ mod tests {
         let route = |n: usize| Route::from_suffix(&format!("mgmt/custom/{}/a", "x".repeat(n)));
         assert!(matches!(route(255), Route::Custom { .. }));
         assert!(matches!(route(256), Route::Unknown(_)));
+    }
+
+    /// Everything with data in it; the rest stands in the tables.
+    fn topics() -> impl Strategy<Value = (Subject, Route)> {
+        let name = "[A-Za-z0-9_.-]{1,36}";
+        let named = (name, name).prop_map(|(type_id, device_id)| Subject::Named {
+            type_id: type_id.parse().unwrap(),
+            device_id: device_id.parse().unwrap(),
+        });
+        let id = "[A-Za-z0-9_.-]{1,255}";
+        let custom = (id, id)
+            .prop_map(|(bundle, action)| Route::Custom { bundle: bundle.into(), action: action.into() });
+        let fixed = prop::sample::select(FIXED_ROUTES.map(|(_, route)| route).to_vec());
+        (prop_oneof![Just(Subject::Connected), named], prop_oneof![custom, fixed])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_built_is_parsed_to_the_same((subject, route) in topics()) {
+            let topic = Topic { subject, route };
+            prop_assert_eq!(Topic::<Route>::parse(&topic.to_string()), Some(topic));
+        }
+
+        #[test]
+        fn what_is_parsed_is_built_to_the_same(
+            topic in r"(iotdm|iotdevice)-1/(type/[a-z. ]{0,3}/id/[a-z ]{0,3}/)?(mgmt/custom/)?[ -~é]{0,12}(/[a-z/]{0,5})?"
+        ) {
+            let down = Topic::<Route>::parse(&topic);
+            prop_assert_eq!(down.is_some(), topic.starts_with("iotdm-1/"));
+            prop_assert!(down.is_none_or(|parsed| parsed.to_string() == topic));
+            let up = Topic::<UpRoute>::parse(&topic);
+            prop_assert!(up.is_none_or(|parsed| parsed.to_string() == topic));
+        }
     }
 }

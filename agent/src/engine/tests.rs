@@ -12,6 +12,7 @@ mod malformed;
 mod model;
 mod quarantine;
 mod replay;
+mod sequences;
 mod session;
 mod stories;
 mod world;

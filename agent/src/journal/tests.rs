@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use iotdm_core::{BootId, LogEntry, Report, Severity};
+use proptest::prelude::*;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -367,3 +368,113 @@ const FORMAT_1: &[(&str, &str)] = &[
     ("72050505050505050505050505050505050000", "018f9f0ae27b2264223a7b226e223a392c2270223a22747970652f542f69642f642f222c2266223a223034303430343034303430343034303430343034303430343034303430343034222c2263223a2265222c2272223a7b2273223a7b227263223a3230322c227265714964223a227231227d7d2c226f223a2262726f6b656e227d7d"),
     ("72060606060606060606060606060606060000", "018dc513987b2264223a7b226e223a392c2270223a22747970652f542f69642f642f222c2266223a223034303430343034303430343034303430343034303430343034303430343034222c2263223a2265222c2272223a7b226f223a7b2269223a372c2266223a5b2261225d7d7d2c226f223a2262726f6b656e227d7d"),
 ];
+
+/// A body, of a length that may need several chunks.
+fn json_text() -> impl Strategy<Value = Box<RawValue>> {
+    let long = (0..3 * MAX_VALUE_BYTES).prop_map(|bytes| format!("\"{}\"", "x".repeat(bytes)));
+    let text = any::<String>().prop_map(|text| json!([text, {"a": 1}]).to_string());
+    prop_oneof![long, text, Just("[ 1.50 , -0.0e1 ]".to_owned())].prop_map(raw)
+}
+
+fn moments() -> impl Strategy<Value = Moment> {
+    (any::<String>(), any::<u64>(), any::<u64>()).prop_map(|(boot, uptime_ms, wall_ms)| Moment {
+        boot: boot.into(),
+        uptime_ms,
+        wall_ms,
+    })
+}
+
+fn stages() -> impl Strategy<Value = StageRecord> {
+    prop_oneof![
+        any::<bool>().prop_map(|started| StageRecord::Recorded { started }),
+        (json_text(), any::<String>())
+            .prop_map(|(response, boot)| StageRecord::Settled { response, boot: boot.into() }),
+        (json_text(), any::<String>())
+            .prop_map(|(response, boot)| StageRecord::Performing { response, boot: boot.into() }),
+    ]
+}
+
+prop_compose! {
+    fn open_requests()(
+        (sequence, attempt, works) in any::<(u64, u32, bool)>(),
+        (subject, route) in any::<(String, String)>(),
+        (req_id, d) in (json_text(), prop::option::of(json_text())),
+        fingerprint in any::<[u8; 16]>(),
+        arrived in moments(),
+        age in prop_oneof![any::<u64>().prop_map(Age::AtMostMs), Just(Age::Unknown)],
+        stage in stages(),
+    ) -> OpenRequest {
+        OpenRequest { sequence, subject, req_id, route, d, fingerprint, attempt, arrived, age, works, stage }
+    }
+}
+
+prop_compose! {
+    fn done_requests()(
+        sequence in any::<u64>(),
+        subject in any::<String>(),
+        fingerprint in any::<[u8; 16]>(),
+        class in prop::sample::select(vec![Class::Executed, Class::Refused, Class::Passing]),
+        answer in prop_oneof![
+            json_text().prop_map(AnswerRecord::Stored),
+            (json_text(), any::<Vec<String>>())
+                .prop_map(|(req_id, fields)| AnswerRecord::Observed { req_id, fields }),
+        ],
+        failure in any::<Option<String>>(),
+    ) -> DoneRequest {
+        DoneRequest { sequence, subject, fingerprint, class, answer, failure }
+    }
+}
+
+fn records() -> impl Strategy<Value = Write> {
+    let queued = prop_oneof![
+        any::<[u8; 16]>().prop_map(Queued::Answer),
+        any::<(String, u64)>().prop_map(|(field, generation)| Queued::Notify { field, generation }),
+        any::<i32>().prop_map(|code| Queued::Report(Report::AddErrorCode(code))),
+    ];
+    let key = any::<u8>().prop_map(key);
+    prop_oneof![
+        (key.clone(), open_requests()).prop_map(|(key, request)| Write::Open(key, Box::new(request))),
+        (key, done_requests()).prop_map(|(key, request)| Write::Done(key, Box::new(request))),
+        (any::<u64>(), queued).prop_map(|(place, queued)| Write::Queue(place, queued)),
+        any::<(String, String)>().prop_map(|(name, text)| Write::Attribute(name, json!({"a": text}))),
+        any::<(String, u64)>().prop_map(|(field, generation)| Write::Observe(field, generation)),
+        moments().prop_map(Write::Mark),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_record_is_read_back_as_it_was_written(record in records(), before in records()) {
+        // What stood there before leaves nothing behind, however many chunks it had.
+        let disk = written(&[before]);
+        let (mut journal, ..) = open(&disk).unwrap();
+        journal.commit(std::slice::from_ref(&record)).unwrap();
+        let text = format!("{record:?}");
+        prop_assert!(open(&disk).unwrap().2.contains(&text), "{}", text);
+    }
+
+    #[test]
+    fn a_record_with_one_bit_changed_is_damage(record in records(), at in any::<prop::sample::Index>()) {
+        let disk = written(&[record]);
+        let pairs: Vec<_> = disk.entries().into_iter().collect();
+        let (key, mut value) = pairs[at.index(pairs.len())].clone();
+        let bit = at.index(value.len() * 8);
+        value[bit / 8] ^= 1 << (bit % 8);
+        disk.clone().open().unwrap().commit(&[Change::Put { key, value }]).unwrap();
+        prop_assert!(open(&disk).is_err_and(|error| error.is_damage()));
+    }
+
+    #[test]
+    fn any_pairs_are_read_or_damage(pairs in prop::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 0..4)) {
+        let disk = written(&one_of_each());
+        let mut store = disk.clone().open().unwrap();
+        for (mut key, value) in pairs {
+            key.truncate(100);
+            key.insert(0, b"irqaocm"[value.len() % 7]);
+            store.commit(&[Change::Put { key, value }]).unwrap();
+        }
+        prop_assert!(open(&disk).map_or_else(|error| error.is_damage(), |_| true));
+    }
+}
