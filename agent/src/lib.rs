@@ -48,6 +48,20 @@ pub mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+// The reference agent's configuration belongs to the program. Its fuzz target reaches it here, as part of the library,
+// and only where cargo-fuzz builds it.
+#[cfg(all(fuzzing, feature = "binary"))]
+extern crate self as iotdm_agent;
+#[cfg(all(fuzzing, feature = "binary"))]
+#[allow(
+    dead_code,
+    unreachable_patterns,
+    reason = "here the program is no crate of its own, and little of it is used"
+)]
+mod program;
+#[cfg(all(fuzzing, feature = "binary"))]
+pub use program::fuzzing;
+
 pub use agent::{Agent, BuildError, Builder, Device, State};
 pub use config::{Broker, Config, Limits, Secret, Tls};
 pub use driver::RunError;

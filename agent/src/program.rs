@@ -5,6 +5,8 @@ mod check;
 mod cli;
 mod config;
 mod exit;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod logging;
 mod protect;
 mod run;

@@ -73,6 +73,8 @@ use tokio_util::sync::CancellationToken;
 
 mod download;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod image;
 mod install;

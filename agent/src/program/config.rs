@@ -55,8 +55,20 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] with at least one problem.
     pub(crate) fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
-        let text = document::read(path)?;
-        let (document, sections) = document::Document::parse(path, &text)?;
+        Self::parse(path, &document::read(path)?, surroundings)
+    }
+
+    /// Takes the configuration's text, and reads every file it names; `path` is what errors name, and where relative
+    /// paths start.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn parse(
+        path: &Path,
+        text: &str,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Self, ConfigError> {
+        let (document, sections) = document::Document::parse(path, text)?;
         resolve::resolve(&document, sections, surroundings)
     }
 }
