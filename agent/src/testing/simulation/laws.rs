@@ -41,9 +41,8 @@ pub(crate) struct Laws {
     /// What the agent published and heard nothing of yet.
     publishes: BTreeMap<PublishId, Published>,
     running: BTreeMap<KeyHash, Running>,
-    /// Requests that were executed, and such that were refused, by the order they came in; of this journal.
+    /// Requests that were executed under this journal, by the order they came in.
     executed: BTreeSet<u64>,
-    refused: BTreeSet<u64>,
     arrivals: u64,
     /// How many messages the platform has received.
     received: u64,
@@ -110,7 +109,6 @@ impl Laws {
             publishes: BTreeMap::new(),
             running: BTreeMap::new(),
             executed: BTreeSet::new(),
-            refused: BTreeSet::new(),
             arrivals: 0,
             received: 0,
             journals: 0,
@@ -130,8 +128,6 @@ impl Laws {
     pub(super) fn broken(&mut self, law: Law, what: String) {
         self.violation.get_or_insert(Violation { law, what });
     }
-
-    // --- what the world does
 
     /// The platform has sent a copy of a request.
     pub(crate) fn sent(&mut self, number: u64, copy: Copy, kind: Kind) {
@@ -220,7 +216,6 @@ impl Laws {
         self.quarantine = true;
         self.journals += 1;
         self.executed.clear();
-        self.refused.clear();
         self.promised.clear();
         self.waiting.clear();
         self.restart = None;
@@ -243,10 +238,9 @@ impl Laws {
 
     pub(crate) fn agent_died(&mut self, at: Duration) {
         self.pass(at);
+        self.disconnected();
         self.running.clear();
-        self.publishes.clear();
         self.restart = None;
-        self.connected_at = None;
         for req_id in &self.promised {
             if let Some(track) = self.tracks.get_mut(req_id) {
                 track.deaths += 1;
@@ -269,10 +263,7 @@ impl Laws {
                 // A broker without a session has nothing that waited.
                 self.quarantine &= session_present;
             }
-            Input::Disconnected(_) => {
-                self.publishes.clear();
-                self.connected_at = None;
-            }
+            Input::Disconnected(_) => self.disconnected(),
             Input::Acknowledged(id) => {
                 if let Some(Published::Answer { req_id, .. }) = self.publishes.remove(id)
                     && let Some(track) = self.tracks.get_mut(&req_id)
@@ -298,7 +289,10 @@ impl Laws {
                 track.performed_in = None;
             }),
             Input::Recovered(key, _) => self.with_running(*key, |track| track.released = true),
-            Input::Ended(key) => drop(self.running.remove(key)),
+            // Those who wait for the lane wait anew after a restart that did not come.
+            Input::Ended(key) if self.running.remove(key).is_some_and(|task| task.restarts) => {
+                self.held_at = at
+            }
             _ => {}
         }
     }
@@ -307,6 +301,11 @@ impl Laws {
     fn pass(&mut self, at: Duration) {
         self.now = at;
         self.quarantine &= self.connected_at.is_none_or(|connected_at| at < connected_at + QUIET_FENCE);
+    }
+
+    fn disconnected(&mut self) {
+        self.publishes.clear();
+        self.connected_at = None;
     }
 
     fn with_running(&mut self, key: KeyHash, change: impl FnOnce(&mut Track)) {
@@ -321,10 +320,7 @@ impl Laws {
         self.pass(at);
         match effect {
             Effect::Connect { .. } => self.manage_ids.clear(),
-            Effect::Disconnect => {
-                self.publishes.clear();
-                self.connected_at = None;
-            }
+            Effect::Disconnect => self.disconnected(),
             Effect::Acknowledge(delivery) => {
                 if let Some(number) = broker.number_of(*delivery) {
                     self.acknowledging(number, disk);

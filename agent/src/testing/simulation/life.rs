@@ -211,10 +211,9 @@ impl<'a> Life<'a> {
     }
 
     fn redeliver(&mut self, a: u8) {
-        if self.world.agent.is_none() {
-            return;
-        }
-        if let Some((number, delivered)) = self.world.broker.deliver_again(a.into()) {
+        while self.world.take_input() {}
+        let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
+        if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
             self.world.laws.delivered(number, &delivered, self.world.elapsed);
             self.world.input(Input::Delivered(delivered));

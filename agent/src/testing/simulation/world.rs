@@ -243,12 +243,13 @@ impl World {
         self.broker.take_up(&mut agent.inputs, &mut self.laws)
     }
 
-    /// The broker delivers one message.
+    /// The broker delivers one message, after what it sent before.
     pub(crate) fn broker_down(&mut self) -> bool {
-        if self.agent.is_none() {
-            return false;
+        while self.agent.as_ref().is_some_and(|agent| !agent.inputs.iter().all(is_of_a_task)) {
+            self.take_input();
         }
-        let Some((number, delivered)) = self.broker.next_down() else { return false };
+        let next = self.agent.as_ref().and_then(|_| self.broker.next_down());
+        let Some((number, delivered)) = next else { return false };
         self.story.tell(self.elapsed, || {
             format!("a message on {} is delivered: {}", delivered.topic, shown(&delivered.payload))
         });

@@ -46,14 +46,14 @@ impl Laws {
             let what = format!("{req_id} is answered differently: {}", String::from_utf8_lossy(payload));
             return self.broken(Law::NoReplayRuns, what);
         }
-        let order = track.newest_order(self.arrivals);
-        if rc == 409 {
-            self.refused.extend(order);
-        } else if rc < 300 {
+        let order = self.newest_order(req_id);
+        if rc < 300 || rc == 500 {
+            // A start that was recorded counts, also when a crash kept it from happening.
             self.executed.extend(order);
         }
         let track = self.tracks.get_mut(req_id).expect("it was there a moment ago");
         track.may_be_forgotten &= !differs;
+        track.is_refused = rc == 409;
         track.answer = Some(payload.clone());
     }
 

@@ -74,9 +74,10 @@ impl Laws {
             }
             self.tracks.get_mut(req_id).expect("it was there a moment ago").forgotten();
         }
+        let order = self.newest_order(req_id);
+        self.executed.extend(order);
         let attempts = self.attempts;
         let track = self.tracks.get_mut(req_id).expect("it was there a moment ago");
-        self.executed.extend(track.newest_order(self.arrivals));
         track.starts += 1;
         let repeats = attempt <= track.last_attempt && track.starts > 1;
         track.last_attempt = attempt;
@@ -142,14 +143,26 @@ impl Laws {
         }
     }
 
+    /// The last place that it can have among the requests of this journal. What is not kept, and what shares its reqId
+    /// with something else, is recorded anew at any delivery.
+    pub(super) fn newest_order(&mut self, req_id: &ReqId) -> Option<u64> {
+        let track = &self.tracks[req_id];
+        if track.has_one_answer() {
+            return track.order.map(|(_, last)| last);
+        }
+        self.arrivals += 1;
+        Some(self.arrivals)
+    }
+
     /// P2 ends where enough newer requests were executed, or refused.
     pub(super) fn may_be_forgotten(&self, req_id: &ReqId) -> bool {
         let track = &self.tracks[req_id];
         let Some((first, last)) = track.order.filter(|_| !track.may_be_forgotten) else { return true };
         let newer =
             |orders: &BTreeSet<u64>| orders.range(first + 1..).filter(|order| **order != last).count();
-        if self.refused.contains(&last) {
-            return newer(&self.refused) >= self.limits.kept_refused;
+        if track.is_refused {
+            // A refusal is kept before it can be seen from here: whatever has come since may be one.
+            return self.arrivals - first >= self.limits.kept_refused as u64;
         }
         newer(&self.executed) >= self.limits.kept_executed
     }

@@ -57,6 +57,8 @@ pub(super) struct Track {
     pub(super) deaths: u32,
 
     pub(super) answer: Option<Bytes>,
+    /// Its answer is a 409, which is kept among the others of its kind.
+    pub(super) is_refused: bool,
     /// How many messages the platform had with its newest answer.
     pub(super) answered_at: Option<u64>,
     /// The broker has acknowledged an answer.
@@ -86,12 +88,6 @@ impl Track {
             Some((first, _)) if may_be_forgotten || !self.is_recorded() => Some((first, order)),
             known => known,
         };
-    }
-
-    /// The last place that it can have among the requests of this journal, `arrivals` of which came so far. What is not
-    /// kept, and what shares its reqId with something else, is recorded anew at any delivery.
-    pub(super) fn newest_order(&self, arrivals: u64) -> Option<u64> {
-        self.order.map(|(_, last)| if self.has_one_answer() { last } else { arrivals })
     }
 
     /// Whether the journal has it, or had it and forgot it.
