@@ -12,7 +12,6 @@ mod malformed;
 mod model;
 mod quarantine;
 mod replay;
-mod sequences;
 mod session;
 mod stories;
 mod world;

@@ -167,6 +167,9 @@ impl Laws {
         let Some(copy) = self.copies.get_mut(&number) else { return };
         copy.acked = true;
         let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
+        if !track.accepted.contains(&copy.fingerprint) {
+            track.accepted.push(copy.fingerprint);
+        }
         if track.answer.is_none() && track.starts == 0 && !track.lost {
             track.acked_at.get_or_insert(self.now);
             self.waiting.insert(copy.req_id.clone());

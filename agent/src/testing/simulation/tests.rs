@@ -31,6 +31,17 @@ fn one_seed_is_one_life_told_or_not() {
     }
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 300, ..Default::default() })]
+
+    /// Bytes reach lives that no seed gives: short ones, long ones, the same step over and over.
+    #[test]
+    fn any_sequence_of_steps_keeps_the_laws(bytes in proptest::collection::vec(0_u8.., 0..600)) {
+        let plan = Plan::from_bytes(&bytes);
+        proptest::prop_assert_eq!(plan.run().violation, None, "{}", plan.tell().story.join("\n"));
+    }
+}
+
 /// Each line is a life that broke a law once, as short as it could be made, and a word on why.
 #[test]
 fn no_law_is_broken_again_by_a_life_that_broke_it_once() {

@@ -30,6 +30,7 @@ impl Laws {
                 let what = format!("{req_id} is taken for another request");
                 self.broken(Law::NoReplayRuns, what);
             }
+            self.tracks.get_mut(req_id).expect("it was there a moment ago").mismatch_told = true;
             return;
         }
         if !track.may_answer(rc) {

@@ -87,6 +87,7 @@ impl Laws {
             laws.broken(Law::AnswersAreKept, what);
         }
         laws.judge_copies();
+        laws.judge_reuse();
         laws.judge_reports();
     }
 
@@ -108,6 +109,21 @@ impl Laws {
         }
         if let Some((law, what)) = broken {
             self.broken(law, what);
+        }
+    }
+
+    /// P2: two requests with one reqId are not taken for one.
+    fn judge_reuse(&mut self) {
+        let taken_for_one = self.tracks.iter().find(|(_, track)| {
+            let two_accepted = track.accepted.len() > 1 && track.is_kept();
+            // What has come since may have taken the place of either.
+            let kept = self.limits.kept_executed.min(self.limits.kept_refused) as u64;
+            let is_new = track.order.is_some_and(|(first, _)| self.arrivals - first < kept);
+            two_accepted && is_new && !track.mismatch_told
+        });
+        if let Some((req_id, _)) = taken_for_one {
+            let what = format!("two requests came as {req_id}, and neither was told");
+            self.broken(Law::NoReplayRuns, what);
         }
     }
 

@@ -56,6 +56,9 @@ pub(super) struct Track {
     /// How often the process died since the platform has its 202.
     pub(super) deaths: u32,
 
+    /// The different requests with this reqId that this journal has accepted, and whether one was told of the other.
+    pub(super) accepted: Vec<Fingerprint>,
+    pub(super) mismatch_told: bool,
     pub(super) answer: Option<Bytes>,
     /// Its answer is a 409, which is kept among the others of its kind.
     pub(super) is_refused: bool,
@@ -107,10 +110,13 @@ impl Track {
     /// Whether all answers to it must be the same bytes. For a reqId of several requests it is not known here which of
     /// them an answer is for.
     pub(super) fn has_one_answer(&self) -> bool {
-        let keeps = |kind: &Kind| {
-            !matches!(kind, Kind::Observe | Kind::BadBody | Kind::UnknownTopic | Kind::UnknownAction)
-        };
-        !self.is_reused() && self.kinds.iter().all(keeps)
+        !self.is_reused() && self.is_kept() && !self.kinds.contains(&Kind::Observe)
+    }
+
+    /// Whether it is remembered once it is answered, whatever it asks for.
+    pub(super) fn is_kept(&self) -> bool {
+        let passes = |kind: &Kind| matches!(kind, Kind::BadBody | Kind::UnknownTopic | Kind::UnknownAction);
+        !self.kinds.iter().any(passes)
     }
 
     /// Another life begins: the one before it was pruned.
