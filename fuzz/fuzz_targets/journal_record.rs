@@ -104,7 +104,6 @@ fn found(pairs: &[Pair<'_>]) {
 fn made(records: &[Record<'_>]) {
     let writes: Vec<Write> = records.iter().map(write).collect();
     let read = write_and_read(&writes);
-    assert_eq!(shown(&write_and_read(&read)), shown(&read));
     // The last of each stands.
     for (index, record) in writes.iter().enumerate() {
         let is_last = !writes[index + 1..].iter().any(|later| same_place(later, record));
