@@ -1,25 +1,23 @@
 //! What is around an engine: it performs batches as the driver must, can die at any point of that, and remembers what the
 //! laws need.
 
+mod laws;
+mod link;
+mod settings;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use bytes::Bytes;
-use iotdm_agent::Limits;
 use iotdm_agent::engine::{
-    Batch, Delivered, Delivery, Effect, Engine, Input, KeyHash, Lost, Now, PublishId, Settings, Task,
-    TaskMoment,
+    Batch, Effect, Engine, Input, KeyHash, Now, PublishId, Settings, Task, TaskMoment,
 };
-use iotdm_agent::journal::{AnswerRecord, Journal, StageRecord, Write};
+use iotdm_agent::journal::{Journal, Write};
 use iotdm_agent::store::{MemoryDisk, StoreSource};
-use iotdm_core::{
-    BootId, Interrupted, Late, MAX_PAYLOAD_BYTES, Manage, Phases, Policy, ReqId, Route, Subject, Supports,
-    Topic, UpRoute,
-};
-use serde::Deserialize;
-use serde_json::json;
+use iotdm_core::{BootId, Phases, ReqId, Subject};
 use serde_json::value::RawValue;
+
+use self::laws::{Stored, note};
+use self::settings::{MAX_KEPT, MAX_RUNNING, SETTINGS};
 
 /// A device, its disk and its link.
 pub struct World {
@@ -59,22 +57,6 @@ enum Link {
 struct Published {
     id: PublishId,
     req_id: Option<ReqId>,
-}
-
-/// A record, as far as the laws need it.
-enum Stored {
-    Recorded { started: bool },
-    Promised { response: Box<RawValue>, performing: bool },
-    Answered(Box<RawValue>),
-    Observed(Box<RawValue>),
-}
-
-/// A message of the device.
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(rename = "reqId", borrow)]
-    req_id: Option<&'a RawValue>,
-    rc: Option<u16>,
 }
 
 impl World {
@@ -121,8 +103,6 @@ impl World {
     /// The process dies where it stands, and is started again.
     pub fn crash(&mut self) {
         self.seed += 1;
-        let boot = BootId(format!("boot-{}", self.boot).into());
-        self.engine = Engine::new(Settings { boot, seed: self.seed, ..SETTINGS.clone() });
         self.link = Link::Down;
         self.in_flight.clear();
         self.own.clear();
@@ -132,14 +112,12 @@ impl World {
         self.records.clear();
         // The store before it goes with the process.
         self.journal = None;
+        let boot = BootId(format!("boot-{}", self.boot).into());
+        let settings = Settings { boot, seed: self.seed, ..SETTINGS.clone() };
         let Self { engine, records, .. } = self;
         // A first commit may be the one that was to fail.
         let opened = (0..2).find_map(|_| {
-            *engine = Engine::new(Settings {
-                boot: BootId(format!("boot-{}", self.boot).into()),
-                seed: self.seed,
-                ..SETTINGS.clone()
-            });
+            *engine = Engine::new(settings.clone());
             let store = self.disk.open().expect("the disk can be opened");
             Journal::open(store, IDENTITY, |write| {
                 note(records, &write);
@@ -250,67 +228,6 @@ impl World {
         }
     }
 
-    fn published(&mut self, id: PublishId, topic: &str, payload: &Bytes) {
-        assert!(matches!(self.link, Link::Up(_)), "publishes on {:?}", self.link);
-        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "{} bytes on {topic}", payload.len());
-        let topic = Topic::<UpRoute>::parse(topic).expect("it is a topic of devices");
-        let message: Message<'_> = serde_json::from_slice(payload).expect("it is an object");
-        assert!(self.in_flight.iter().all(|other| other.id != id), "an id twice");
-        let mut req_id = None;
-        if topic.route == UpRoute::Response {
-            let raw = message.req_id.expect("an answer has a reqId");
-            assert!(message.rc.is_some(), "an answer has a code");
-            self.answered(raw, payload);
-            req_id = ReqId::from_raw(raw).filter(|_| topic.subject == Subject::Connected);
-        } else if let Some(own) = message.req_id {
-            self.own.push(own.get().to_owned());
-            if self.own.len() > MAX_OWN {
-                self.own.remove(0);
-            }
-        }
-        self.in_flight.push(Published { id, req_id });
-    }
-
-    /// An answer is durable before it leaves.
-    fn answered(&self, req_id: &RawValue, payload: &[u8]) {
-        let is_stored = self.records.values().any(|stored| match stored {
-            Stored::Recorded { .. } => false,
-            Stored::Promised { response, .. } | Stored::Answered(response) => {
-                response.get().as_bytes() == payload
-            }
-            Stored::Observed(observed) => observed.get() == req_id.get(),
-        });
-        assert!(is_stored, "an answer that is not durable: {}", String::from_utf8_lossy(payload));
-    }
-
-    fn started(&mut self, task: Task) {
-        let key = task.key;
-        let policy = &SETTINGS.policies[&task.route];
-        assert!(task.attempt <= policy.attempts, "attempt {} of {:?}", task.attempt, task.req_id);
-        let record = self.records.get(&key);
-        match task.moment {
-            TaskMoment::Handle => {
-                assert!(
-                    matches!(record, Some(Stored::Recorded { started: true })),
-                    "started before it is written"
-                );
-                let again = !self.begun.insert(key);
-                let may_again =
-                    policy.interrupted == Interrupted::RunAgain || policy.phases == Phases::AnswerThenWork;
-                assert!(!again || may_again, "{:?} is started twice", task.req_id);
-            }
-            TaskMoment::AfterAck => {
-                let performing = matches!(record, Some(Stored::Promised { performing: true, .. }));
-                assert!(performing, "the work begins before that is written");
-                assert!(self.arrived.contains(&key), "the work begins before the broker has the 202");
-            }
-            TaskMoment::Recover => {
-                assert!(matches!(record, Some(Stored::Promised { performing: true, .. })));
-            }
-        }
-        assert!(self.tasks.insert(key, task).is_none(), "a task is started while the one before it runs");
-    }
-
     // --- the handlers
 
     pub fn running(&self, which: usize) -> Option<Task> {
@@ -331,110 +248,6 @@ impl World {
             self.input(Input::Ended(key));
         }
     }
-
-    // --- the link
-
-    pub fn come_up(&mut self, session_present: bool) {
-        if self.link == Link::Down {
-            self.pass_to_deadline();
-        }
-        self.connected(session_present);
-        self.subscribed(true);
-        for _ in 0..2 {
-            self.acknowledge_all();
-            self.answer(0, 200);
-        }
-    }
-
-    pub fn connected(&mut self, session_present: bool) {
-        if let Link::Connecting(epoch) = self.link {
-            self.link = Link::Connected(epoch);
-            self.input(Input::Connected { session_present });
-        }
-    }
-
-    pub fn subscribed(&mut self, granted: bool) {
-        if let Link::Subscribing(epoch) = self.link {
-            self.link = Link::Up(epoch);
-            self.input(Input::Subscribed { granted });
-        }
-    }
-
-    pub fn disconnected(&mut self, lost: Lost) {
-        if self.link != Link::Down {
-            self.link_is_down();
-            self.input(Input::Disconnected(lost));
-        }
-    }
-
-    pub fn deliver(&mut self, topic: &str, payload: Bytes, at_least_once: bool, retained: bool) {
-        let Some(epoch) = self.epoch() else { return };
-        self.packet = self.packet.wrapping_add(1).max(1);
-        let delivery = at_least_once.then_some(Delivery { epoch, packet: self.packet });
-        self.input(Input::Delivered(Delivered { delivery, topic: topic.to_owned(), payload, retained }));
-    }
-
-    /// The platform answers one of the device's last requests.
-    pub fn answer(&mut self, which: usize, rc: u16) {
-        let Some(req_id) = self.own.iter().rev().nth(which % MAX_OWN) else { return };
-        let payload = format!("{{\"rc\":{rc},\"reqId\":{req_id}}}");
-        self.deliver("iotdm-1/response", Bytes::from(payload), true, false);
-    }
-
-    pub fn acknowledge(&mut self, which: usize) {
-        if self.in_flight.is_empty() {
-            return;
-        }
-        let published = self.in_flight.remove(which % self.in_flight.len());
-        if let Some(req_id) = published.req_id {
-            self.arrived.insert(KeyHash::of_request(&Subject::Connected, &req_id));
-        }
-        self.input(Input::Acknowledged(published.id));
-    }
-
-    pub fn acknowledge_all(&mut self) {
-        for _ in 0..self.in_flight.len() {
-            self.acknowledge(0);
-        }
-    }
-
-    fn epoch(&self) -> Option<u64> {
-        match self.link {
-            Link::Down | Link::Connecting(_) => None,
-            Link::Connected(epoch) | Link::Subscribing(epoch) | Link::Up(epoch) => Some(epoch),
-        }
-    }
-
-    fn link_is_down(&mut self) {
-        self.link = Link::Down;
-        self.in_flight.clear();
-    }
-}
-
-fn note(records: &mut BTreeMap<KeyHash, Stored>, write: &Write) {
-    match write {
-        Write::Open(key, request) => {
-            let stored = match &request.stage {
-                StageRecord::Recorded { started } => Stored::Recorded { started: *started },
-                StageRecord::Settled { response, .. } => {
-                    Stored::Promised { response: response.clone(), performing: false }
-                }
-                StageRecord::Performing { response, .. } => {
-                    Stored::Promised { response: response.clone(), performing: true }
-                }
-            };
-            records.insert(*key, stored);
-        }
-        Write::Done(key, request) => {
-            let stored = match &request.answer {
-                AnswerRecord::Stored(response) => Stored::Answered(response.clone()),
-                AnswerRecord::Observed { req_id, .. } => Stored::Observed(req_id.clone()),
-            };
-            records.insert(*key, stored);
-        }
-        Write::Forget(key) => drop(records.remove(key)),
-        _ => {}
-    }
 }
 
 fn is_over(crash_in: &mut Option<u32>) -> bool {
@@ -447,55 +260,6 @@ fn is_over(crash_in: &mut Option<u32>) -> bool {
         }
     }
 }
-
-static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
-    let policy = |phases, interrupted, late| Policy {
-        phases,
-        budget: Duration::from_secs(30),
-        perform_budget: Duration::from_secs(30 * 60),
-        late,
-        interrupted,
-        attempts: 3,
-    };
-    let refuse = |phases| policy(phases, Interrupted::Refuse, Late::Run);
-    let lamp = |action: &'static str| Route::custom("lamp", action);
-    let quarter = Late::RefuseAfter(Duration::from_secs(15 * 60));
-    Settings {
-        policies: BTreeMap::from([
-            (Route::Reboot, refuse(Phases::AnswerThenWork)),
-            (Route::FactoryReset, policy(Phases::AnswerThenWork, Interrupted::Refuse, quarter)),
-            (Route::FirmwareDownload, refuse(Phases::AnswerThenWork)),
-            (Route::FirmwareUpdate, refuse(Phases::AnswerThenWork)),
-            (lamp("once"), refuse(Phases::WorkThenAnswer)),
-            (lamp("again"), policy(Phases::WorkThenAnswer, Interrupted::RunAgain, Late::Run)),
-            (lamp("after"), refuse(Phases::AnswerThenWork)),
-            (lamp("fresh"), policy(Phases::WorkThenAnswer, Interrupted::Refuse, quarter)),
-        ]),
-        manage: Manage { lifetime: 3600, supports: Supports::default(), ..Manage::default() },
-        configured: vec![("deviceInfo".into(), json!({"model": "m"})), ("level".into(), json!(1))],
-        limits: LIMITS,
-        unnoticed: Duration::from_secs(120),
-        boot: BootId("boot-1".into()),
-        seed: 0,
-    }
-});
-
-/// Small, so that short histories come to them.
-const LIMITS: Limits = Limits {
-    running: 2,
-    pending: 4,
-    kept_executed: 6,
-    kept_refused: 2,
-    kept_bytes: 12_000,
-    outbox: 4,
-    shutdown_grace: Duration::from_secs(10),
-};
-
-/// What waits, what is kept for replays, and answers that wait to be sent: at their bound requests are still finished.
-const MAX_KEPT: usize = 2 * LIMITS.pending + LIMITS.kept_executed + LIMITS.kept_refused + LIMITS.outbox;
-
-/// The places and the one lane; what overran keeps its task, and gives up its place when that has ended.
-const MAX_RUNNING: usize = LIMITS.running + 1;
 
 /// How many of the device's own requests the platform may still answer.
 const MAX_OWN: usize = 5;
