@@ -2,7 +2,7 @@
 //!
 //! Nothing is here that a unit test of one crate could prove. `ARCHITECTURE.md`, section "Test layers", says which
 //! layer a test belongs to. One that needs mosquitto is in `tests/mosquitto`, marked `#[ignore = "needs mosquitto"]`,
-//! and run by `.ci/run`.
+//! and run by `.ci/run`; one that needs root and loop devices is in `tests/violence`.
 //!
 //! * [`mosquitto`]: the broker, as a process of the test's.
 //! * [`application`]: the platform's side of it, reduced to messages.

@@ -128,6 +128,23 @@ fn the_example_of_the_readme_is_what_the_crate_page_of_the_agent_compiles() {
     }
 }
 
+/// Else a deliberate mistake is no longer made, and `tests/faults/run` ends in the middle.
+#[test]
+fn every_deliberate_mistake_can_still_be_made() {
+    let table: toml::Table = toml::from_str(&read("tests/faults/faults.toml")).expect("it is TOML");
+    let faults = table["fault"].as_array().expect("it lists mistakes");
+    let mut problems = Vec::new();
+    for fault in faults {
+        let text = |key: &str| fault[key].as_str().expect("each value is a text");
+        let count = read(text("file")).matches(text("find")).count();
+        if count != 1 {
+            problems.push(format!("{}: its text stands in {} {count} times", text("name"), text("file")));
+        }
+    }
+    assert!(faults.len() >= 25, "{} mistakes", faults.len());
+    nothing(&problems);
+}
+
 #[test]
 fn the_readme_has_the_two_commands() {
     let readme = read("README.md");

@@ -202,14 +202,14 @@ impl Laws {
         let Some(track) = track else { return };
         track.restarts += 1;
         let (has_202, allowed) = (track.platform_has_202, 1 + track.again);
-        let restarts = track.restarts;
+        let (restarts, reused) = (track.restarts, track.is_reused());
         if !has_202 {
             self.broken(
                 Law::AnswerBeforeDisruption,
                 format!("{req_id} restarts the device before the broker has its 202"),
             );
         }
-        if restarts > allowed {
+        if restarts > allowed && !reused {
             self.broken(Law::NoReplayRuns, format!("{req_id} restarts the device {restarts} times"));
         }
     }

@@ -103,16 +103,16 @@ impl Laws {
         let track = self.tracks.get_mut(req_id).expect("it was there a moment ago");
         track.performs += 1;
         track.performed_in = Some(boot);
-        let (performs, again) = (track.performs, track.again);
+        let (performs, again, reused) = (track.performs, track.again, track.is_reused());
         if !track.platform_has_202 {
             let what = format!("the work of {req_id} begins before the broker has its 202");
             self.broken(Law::AnswerBeforeDisruption, what);
         }
-        if performs > 1 + again {
+        if performs > 1 + again && !reused {
             let what = format!("the work of {req_id} is repeated without a judgement");
             self.broken(Law::NoReplayRuns, what);
         }
-        if performs > attempts {
+        if performs > attempts && !reused {
             self.broken(Law::NoLoop, format!("the work of {req_id} begins {performs} times"));
         }
     }
@@ -123,13 +123,13 @@ impl Laws {
         let track = self.tracks.get_mut(req_id).expect("it was there a moment ago");
         track.recovers += 1;
         track.judged_at = Some(self.now);
-        let recovers = track.recovers;
+        let (recovers, reused) = (track.recovers, track.is_reused());
         let truly = track.performed_in.is_none_or(|performed_in| (performed_in != boot) == rebooted);
         if !truly {
             let what = format!("{req_id} is judged as if rebooted were {rebooted}");
             self.broken(Law::AnswerBeforeDisruption, what);
         }
-        if recovers > attempts {
+        if recovers > attempts && !reused {
             self.broken(Law::NoLoop, format!("{req_id} is judged {recovers} times"));
         }
     }
