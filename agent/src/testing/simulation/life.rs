@@ -135,7 +135,7 @@ impl<'a> Life<'a> {
             Act::Clock => world.clock_lost = !world.clock_lost,
             Act::Seconds => self.pass(secs(u64::from(a % 25))),
             Act::Long if a < 8 => self.pass(NINE_DAYS),
-            Act::Long => self.pass(secs(u64::from(a) * u64::from(b.max(1)))),
+            Act::Long => self.pass(secs(u64::from(a) * u64::from(b) / 4)),
             Act::Stall => self.stall(a),
             Act::SetAttribute => self.input(Input::SetAttributes(vec![("level".into(), json!(a % 8))], None)),
             Act::Report => self.report(),

@@ -182,8 +182,8 @@ const SET_UP: usize = 4;
 const STEP: usize = 3;
 
 /// Steps of the shortest and of the longest life that a seed gives.
-const SHORTEST: usize = 20;
-const LONGEST: usize = 160;
+const SHORTEST: usize = 10;
+const LONGEST: usize = 100;
 
 /// Steps that are taken of longer input.
 const MOST_STEPS: usize = 1000;
