@@ -7,12 +7,12 @@
 //! * [`mosquitto`]: the broker, as a process of the test's.
 //! * [`application`]: the platform's side of it, reduced to messages.
 //! * [`device`]: an agent in this process, on a machine that the test restarts.
-//! * [`histories`]: random lives of a device, and what must hold of them.
+//! * [`lives`]: random lives of a device, and what must hold of them.
 //! * [`vectors`]: plays `docs/vectors`.
 
 pub mod application;
 pub mod device;
-pub mod histories;
+pub mod lives;
 pub mod mosquitto;
 pub mod vectors;
 

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn tell(plan: &Plan) -> ExitCode {
-    let Outcome { violation, story, counts } = plan.tell();
+    let Outcome { violation, story, counts, .. } = plan.tell();
     println!("{}", story.join("\n"));
     println!("\n{}", summary(&counts));
     match violation {
@@ -67,8 +67,9 @@ fn tell(plan: &Plan) -> ExitCode {
 
 fn live(options: &Options) -> ExitCode {
     let jobs = options.jobs.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-    let end = options.first.saturating_add(options.seeds);
-    let next = AtomicU64::new(options.first);
+    // Seeds end where their type does.
+    let seeds = options.seeds.min(u64::MAX - options.first);
+    let taken = AtomicU64::new(0);
     let broken = Mutex::new(None);
     let total = Mutex::new(Counts::default());
     let began = Instant::now();
@@ -77,11 +78,11 @@ fn live(options: &Options) -> ExitCode {
             scope.spawn(|| {
                 let mut counts = Counts::default();
                 while broken.lock().expect("no holder panics").is_none() {
-                    let from = next.fetch_add(PORTION, Ordering::Relaxed);
-                    if from >= end {
+                    let from = taken.fetch_add(PORTION, Ordering::Relaxed);
+                    if from >= seeds {
                         break;
                     }
-                    for seed in from..end.min(from + PORTION) {
+                    for seed in options.first + from..options.first + seeds.min(from + PORTION) {
                         let life = Plan::from_seed(seed).run();
                         counts += life.counts;
                         if life.violation.is_some() {
@@ -89,14 +90,14 @@ fn live(options: &Options) -> ExitCode {
                             break;
                         }
                     }
-                    progress(from - options.first, options.seeds, began);
+                    progress(from, seeds, began);
                 }
                 *total.lock().expect("no holder panics") += counts;
             });
         }
     });
     let seconds = began.elapsed().as_secs_f64();
-    let lived = next.into_inner().min(end) - options.first;
+    let lived = taken.into_inner().min(seeds);
     eprint!("\r");
     println!(
         "{lived} lives from seed {} on {jobs} threads in {seconds:.1} s: {:.0} a second and thread",
@@ -122,7 +123,9 @@ fn report(plan: &Plan) -> ExitCode {
     println!("{} of {} steps: {:?}\n", short.steps.len(), plan.steps.len(), short.steps);
     println!("{}", story.join("\n"));
     if let Some(violation) = violation {
-        println!("\nBROKEN {violation}\nits story again: simulate --plan {short}");
+        println!(
+            "\nBROKEN {violation}\nits story again: cargo run --release --features iotdm-agent/testing --bin simulate -- --plan {short}"
+        );
     }
     ExitCode::FAILURE
 }

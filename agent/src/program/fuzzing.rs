@@ -1,4 +1,4 @@
-//! What the fuzz targets reach of the program; part of no other build (`fuzz/README.md`).
+//! What the fuzz targets reach of the program, under `cfg(fuzzing)` alone (`fuzz/README.md`).
 
 use std::ffi::OsString;
 use std::path::Path;

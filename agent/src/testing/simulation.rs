@@ -9,6 +9,8 @@
 //! every step; when everything works again at its end, nothing may be lost, unanswered, repeated or restless.
 //! [`Plan::shrink`] leaves out what a violation does not need.
 //!
+//! It judges this agent, not a product: for handlers of your own there is [`histories`](super::histories).
+//!
 //! ```
 //! use iotdm_agent::testing::simulation::Plan;
 //!
@@ -32,12 +34,13 @@ pub(crate) mod world;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use self::life::Life as Walk;
+use self::life::Life;
 
 pub use self::plan::{Act, Plan, Step};
 
 /// What must hold: the promises P1 to P10 as a device's surroundings can tell, and that the device comes to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Law {
     /// P1.
     AcceptedIsKept,
@@ -104,6 +107,7 @@ impl fmt::Display for Law {
 
 /// A law that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     /// Which.
     pub law: Law,
@@ -128,6 +132,7 @@ impl fmt::Display for Violation {
 
 /// How a life went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The first law that did not hold.
     pub violation: Option<Violation>,
@@ -139,6 +144,7 @@ pub struct Outcome {
 
 /// What lives were made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     /// Steps taken.
     pub steps: u64,
@@ -180,9 +186,9 @@ impl Plan {
     }
 
     fn live(&self, told: bool) -> Outcome {
-        let mut walk = Walk::new(self, told);
-        let lived = catch_unwind(AssertUnwindSafe(|| walk.go()));
-        let mut outcome = walk.outcome();
+        let mut life = Life::new(self, told);
+        let lived = catch_unwind(AssertUnwindSafe(|| life.go()));
+        let mut outcome = life.outcome();
         if let Err(panic) = lived {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach beyond the public interface; part of no other build (`fuzz/README.md`).
+//! What the fuzz targets reach beyond the public interface, under `cfg(fuzzing)` alone (`fuzz/README.md`).
 
 use super::verify::Verifier;
 

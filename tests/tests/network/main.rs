@@ -1,7 +1,7 @@
 //! The whole agent with its real link and its real journal, against the in-process broker through a proxy that fails
 //! on purpose, on the paused clock: outages of hours take milliseconds.
 
-mod histories;
+mod lives;
 mod rig;
 
 use std::time::Duration;

@@ -31,6 +31,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Plans that were kept name a kind by its place here.
     pub(crate) const ALL: [Self; 15] = [
         Self::Reboot,
         Self::Reset,

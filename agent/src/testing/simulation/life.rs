@@ -282,7 +282,7 @@ impl<'a> Life<'a> {
             if self.world.agent.as_ref().is_none_or(|agent| agent.engine.is_quiet()) {
                 break;
             }
-            self.let_a_handler_return(0, 9);
+            self.let_a_handler_return(0, LUCK);
         }
         self.world.stop();
     }

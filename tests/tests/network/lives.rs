@@ -1,6 +1,6 @@
 //! Random lives of the whole agent: requests, faults and ends of everything, and what must hold of them.
 
-use iotdm_tests::histories::{Census, Plan, check, difference, live};
+use iotdm_tests::lives::{Census, Plan, check, difference, live};
 
 /// How many lives are lived when nothing else is said.
 const SEEDS: u64 = 15;

@@ -5,7 +5,7 @@
 //! from outside; [`broken`] judges that. The same plan gives the same life, to the byte and the nanosecond.
 //!
 //! ```no_run
-//! use iotdm_tests::histories::{Plan, broken, live};
+//! use iotdm_tests::lives::{Plan, broken, live};
 //!
 //! let life = live(&Plan::from_seed(7));
 //! assert_eq!(broken(&life), [] as [&str; 0]);

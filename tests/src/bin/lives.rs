@@ -1,13 +1,13 @@
 //! Lives random lives of a device and says how fast.
 //!
-//!     cargo run --release -p iotdm-tests --bin histories -- --seeds 1000
+//!     cargo run --release -p iotdm-tests --bin lives -- --seeds 1000
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use iotdm_tests::histories::{Census, LAWS, Plan, check, difference, live, story};
+use iotdm_tests::lives::{Census, LAWS, Plan, check, difference, live, story};
 use tokio::time::Instant;
 
 /// Lives random lives of a device: the whole agent with its real link and journal, and hours of virtual time each.
