@@ -84,9 +84,7 @@ impl Driver {
         loop {
             match self.open_journal() {
                 Ok(opened) => return Ok(Some(opened)),
-                Err(RunError::Journal(JournalError::Store(reason)))
-                    if !matches!(reason, StoreError::Locked { .. }) =>
-                {
+                Err(RunError::Journal(JournalError::Store(reason))) if !is_anothers(&reason) => {
                     error!("the journal cannot be opened again: {reason}; trying again in {pause:?}");
                 }
                 Err(reason) => return Err(reason),
@@ -122,6 +120,12 @@ impl Driver {
         }
         Ok((journal, engine))
     }
+}
+
+/// Whether another process has the journal. Our own lock may outlive its store for a moment: a child that was forked
+/// meanwhile has it until it becomes another program.
+fn is_anothers(reason: &StoreError) -> bool {
+    matches!(reason, StoreError::Locked { pid, .. } if *pid != Some(std::process::id()))
 }
 
 type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

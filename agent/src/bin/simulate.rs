@@ -21,16 +21,19 @@ use iotdm_agent::testing::simulation::{Counts, Law, Outcome, Plan};
 use tokio::time::Instant;
 
 #[derive(Parser)]
-#[command(about = "Lives thousands of device lives in a model world and checks every promise at every step.")]
+#[command(
+    about = "Lives thousands of device lives in a model world and checks every promise at every step.",
+    after_help = "Exit status: 0 every law held, 1 one did not, 2 the options are wrong."
+)]
 struct Options {
     /// How many lives.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     seeds: u64,
     /// The first seed; each life has the next one.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     first: u64,
     /// Tell the story of this seed instead.
-    #[arg(long, conflicts_with_all = ["seeds", "first"])]
+    #[arg(long, conflicts_with_all = ["seeds", "first"], allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Tell the story of this plan, as a report prints it, instead.
     #[arg(long, conflicts_with_all = ["seeds", "first", "seed"])]
@@ -44,12 +47,15 @@ fn main() -> ExitCode {
     let options = Options::parse();
     // A panic is a violation like others, and shrinking repeats it many times.
     std::panic::set_hook(Box::new(|_| {}));
-    let plan = options.plan.as_deref().map(Plan::from_hex);
+    // A line of the corpus goes on after the plan.
+    let plan = options.plan.as_deref().map(|line| Plan::from_hex(line.split(' ').next().unwrap_or_default()));
     match plan.or(options.seed.map(|seed| Some(Plan::from_seed(seed)))) {
         Some(Some(plan)) => tell(&plan),
         Some(None) => {
-            eprintln!("--plan: expected an even number of hexadecimal digits");
-            ExitCode::FAILURE
+            eprintln!(
+                "--plan: that is no plan as a report prints it: 8 hexadecimal digits and 6 for each step"
+            );
+            ExitCode::from(2)
         }
         None => live(&options),
     }
@@ -60,7 +66,10 @@ fn tell(plan: &Plan) -> ExitCode {
     println!("{}", story.join("\n"));
     println!("\n{}", summary(&counts));
     match violation {
-        None => ExitCode::SUCCESS,
+        None => {
+            println!("all {} laws held", Law::ALL.len());
+            ExitCode::SUCCESS
+        }
         Some(_) => report(plan),
     }
 }
@@ -69,7 +78,7 @@ fn live(options: &Options) -> ExitCode {
     let jobs = options.jobs.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
     // Seeds end where their type does.
     let seeds = options.seeds.min(u64::MAX - options.first);
-    let taken = AtomicU64::new(0);
+    let (taken, finished) = (AtomicU64::new(0), AtomicU64::new(0));
     let broken = Mutex::new(None);
     let total = Mutex::new(Counts::default());
     let began = Instant::now();
@@ -90,7 +99,7 @@ fn live(options: &Options) -> ExitCode {
                             break;
                         }
                     }
-                    progress(from, seeds, began);
+                    progress(finished.fetch_add(PORTION, Ordering::Relaxed) + PORTION, seeds, began);
                 }
                 *total.lock().expect("no holder panics") += counts;
             });
@@ -120,8 +129,11 @@ fn live(options: &Options) -> ExitCode {
 fn report(plan: &Plan) -> ExitCode {
     let short = plan.shrink(SHRINK_RUNS);
     let Outcome { violation, story, .. } = short.tell();
-    println!("{} of {} steps: {:?}\n", short.steps.len(), plan.steps.len(), short.steps);
+    if let Some(violation) = &violation {
+        println!("BROKEN {violation}\n\nThe shortest life that was found to break it:\n");
+    }
     println!("{}", story.join("\n"));
+    println!("\n{} of {} steps: {:?}", short.steps.len(), plan.steps.len(), short.steps);
     if let Some(violation) = violation {
         println!(
             "\nBROKEN {violation}\nits story again: cargo run --release --features iotdm-agent/testing --bin simulate -- --plan {short}"

@@ -28,9 +28,7 @@ impl Engine {
         let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
-            let bytes = |delivered: &Delivered| delivered.topic.len() + delivered.payload.len();
-            let waiting: usize = self.deferred.iter().map(|(_, waiting)| bytes(waiting)).sum();
-            if self.deferred.len() >= MAX_DEFERRED || waiting + bytes(&delivered) > MAX_DEFERRED_BYTES {
+            if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {
                 self.note("more is waiting than can be held", "the connection is ended");
                 self.effect(Effect::Disconnect);
                 return self.disconnected(Lost::Other);
@@ -45,6 +43,19 @@ impl Engine {
         self.accept(arrived, delivered);
     }
 
+    /// Whether what waits stays within its bytes. Messages with an acknowledgement have more room: what a window holds
+    /// comes again on each connection, and one that is ended for it would be ended for ever.
+    fn may_defer(&self, delivered: &Delivered) -> bool {
+        let bytes = |delivered: &Delivered| delivered.topic.len() + delivered.payload.len();
+        let waiting = |acknowledged: bool| -> usize {
+            let of_kind = |waiting: &&Delivered| waiting.delivery.is_some() == acknowledged;
+            self.deferred.iter().map(|(_, waiting)| waiting).filter(of_kind).map(bytes).sum()
+        };
+        let acknowledged = delivered.delivery.is_some();
+        let limit = if acknowledged { MAX_DEFERRED_WINDOW_BYTES } else { MAX_DEFERRED_BYTES };
+        waiting(acknowledged) + bytes(delivered) <= limit
+    }
+
     pub(super) fn take_deferred(&mut self) {
         while !self.outbox_is_full() {
             let Some((arrived, delivered)) = self.deferred.pop_front() else { return };
@@ -55,7 +66,7 @@ impl Engine {
     /// The device's own requests have a bound of their own: they need responses, which arrive in the same queue as the
     /// requests that would be kept waiting.
     fn outbox_is_full(&self) -> bool {
-        self.outbox.answers() >= self.settings.limits.outbox
+        self.outbox.answers() >= self.settings.limits.outbox || self.outbox.answer_bytes() >= MAX_UNSENT_BYTES
     }
 
     fn accept(&mut self, arrived: Moment, delivered: Delivered) {
@@ -336,8 +347,15 @@ const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// How many deliveries may wait for room in the outbox. Brokers with a window stay far below it.
 const MAX_DEFERRED: usize = 4096;
 
-/// How many bytes they may have: a window of 20 messages of the largest size, and more. QoS 0 knows no window.
+/// How many bytes those of QoS 0 may have, which knows no window.
 const MAX_DEFERRED_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many bytes those of QoS 1 may have: a window of 250 messages of the largest size. Brokers have windows of 10 to 32.
+const MAX_DEFERRED_WINDOW_BYTES: usize = 32 * 1024 * 1024;
+
+/// How many bytes the answers that wait to be sent may have, but for the last: beyond it requests are no longer
+/// acknowledged. They are in the memory, and in the journal that the next start reads.
+const MAX_UNSENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// How much of somebody else's text a log line shows.
 const MAX_LOGGED_DETAIL_CHARS: usize = 200;

@@ -152,7 +152,7 @@ impl Answer {
 }
 
 impl Body {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Stored(bytes) => bytes.len(),
             Self::Observed { req_id, fields } => {

@@ -14,7 +14,7 @@ use super::Engine;
 use super::answers::{Answer, Body};
 use super::event::Timer;
 use super::key::KeyHash;
-use super::request::{LANE_WAIT, Request, restarts};
+use super::request::{LANE_WAIT, Request, Stage, restarts};
 
 impl Engine {
     pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
@@ -45,7 +45,8 @@ impl Engine {
                     error!(reqId = %request.req_id, action = %request.route, held_back, "failed: {failure}");
                 }
                 self.report_failure(&request, failure);
-                self.end_firmware_step(&request.route);
+                let began = !matches!(request.stage, Stage::Settled { .. });
+                self.end_firmware_step(&request.route, began);
             }
         }
         let body = Body::Stored(response.into());
@@ -82,7 +83,7 @@ impl Engine {
     /// A firmware request may end without a word of its handler: given up, out of time, its restart never came. The
     /// platform waits for the end in `mgmt.firmware` (`docs/protocol.md` §6.3), which must not say for ever that
     /// something is under way.
-    fn end_firmware_step(&mut self, route: &Route) {
+    fn end_firmware_step(&mut self, route: &Route, began: bool) {
         let Some(Value::Object(stored)) = self.model.read(attribute::FIRMWARE) else { return };
         let mut firmware = stored.clone();
         let Ok(known) = serde_json::from_value::<Firmware>(Value::Object(stored.clone())) else { return };
@@ -91,6 +92,9 @@ impl Engine {
             (Route::FirmwareUpdate, FirmwareState::Downloaded, UpdateStatus::InProgress) => {
                 UpdateStatus::UnsupportedImage
             }
+            // Its handler was never asked, and has said nothing.
+            (Route::FirmwareDownload, ..) if !began => UpdateStatus::ConnectionLost,
+            (Route::FirmwareUpdate, ..) if !began => UpdateStatus::UnsupportedImage,
             _ => return,
         };
         firmware.insert("state".into(), json!(FirmwareState::Idle));

@@ -59,6 +59,10 @@ impl Engine {
         for (_, key) in open {
             self.resume(key);
         }
+        // Entries of the queue may have been restored before the answers that they name.
+        for key in self.outbox.answer_keys() {
+            self.weigh(key);
+        }
         self.prune();
         self.open_session();
         self.settle_down();

@@ -20,7 +20,15 @@ impl Engine {
         if let Some(place) = self.outbox.answer_due(key) {
             self.out.writes.push(Write::Queue(place, Queued::Answer(key.0)));
             self.out.due = true;
+            self.weigh(key);
         }
+    }
+
+    /// Tells the queue how large an answer is: what waits is bounded in bytes, too.
+    pub(super) fn weigh(&mut self, key: KeyHash) {
+        let open = self.requests.get(&key).and_then(|request| request.response().map(Bytes::len));
+        let bytes = open.or_else(|| self.answers.get(&key).map(|answer| answer.body.bytes()));
+        self.outbox.weigh(&key, bytes.unwrap_or(0));
     }
 
     pub(super) fn notify_due(&mut self, field: String) {

@@ -11,8 +11,7 @@ use super::StoreError;
 /// The file stays behind: to remove it would let two processes lock two files of one name.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    /// Held open, because closing it releases the lock.
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -39,8 +38,17 @@ impl DirectoryLock {
         match write_pid(&mut file) {
             // The id is a courtesy to the second process; a full disk must not keep the first one out.
             Err(reason) if reason.kind() != io::ErrorKind::StorageFull => Err(cannot(reason)),
-            _ => Ok(Self { _file: file }),
+            _ => Ok(Self { file }),
         }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Closing alone is not enough: a child that was forked meanwhile has the file open, too, until it becomes another
+    /// program.
+    fn drop(&mut self) {
+        // What cannot be unlocked is unlocked by the end of the process.
+        let _ = self.file.unlock();
     }
 }
 

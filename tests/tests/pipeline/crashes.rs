@@ -162,6 +162,20 @@ async fn a_second_agent_on_the_same_journal_is_refused_and_told_who_has_it() {
     );
 }
 
+/// A child that was forked at that moment holds the lock until it becomes another program.
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_is_still_locked_by_this_process_is_opened_again_later() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    rig.disk.lock_by(Some(std::process::id()));
+    rig.disk.fail_commit(1);
+    rig.send::<Once>("o");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    rig.disk.lock_by(None);
+    assert_eq!(rig.platform.response("o").await["rc"], 200);
+    running.stop().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_handler_does_not_outlive_a_crash() {
     let rig = Rig::new();

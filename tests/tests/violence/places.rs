@@ -17,6 +17,7 @@ use crate::writer::{read_as, read_with_files};
 fn a_full_disk_refuses_commits_and_nothing_is_lost_when_there_is_room_again() {
     let mut random = Rng::with_seed(4);
     let (mut refused_commits, mut refused_openings, mut worked) = (0, 0, 0);
+    let ourselves = format!("in use by process {}", std::process::id());
     for round in 0..FULL_DISKS {
         let disk = Mounted::create();
         let path = disk.path().join("journal");
@@ -52,6 +53,8 @@ fn a_full_disk_refuses_commits_and_nothing_is_lost_when_there_is_room_again() {
                     possible = found..=found;
                     worked += 1;
                 }
+                // A child that another test has just forked holds our lock until it becomes another program.
+                Verdict::Refused(reason) if reason.to_string().ends_with(&ourselves) => {}
                 Verdict::Refused(reason) => {
                     assert!(reason.to_string().ends_with("no storage space"), "{reason}");
                     refused_openings += 1;

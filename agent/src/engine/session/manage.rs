@@ -45,9 +45,11 @@ impl Engine {
 
     /// Takes a response to manage; false when it is none of this connection.
     pub(in crate::engine) fn manage_answered(&mut self, response: &Incoming) -> bool {
-        if !self.session.manage_ids.contains(&response.req_id) {
+        let Some(place) = self.session.manage_ids.iter().position(|id| *id == response.req_id) else {
             return false;
-        }
+        };
+        // A second response to the same manage is one to nothing: it changes nothing, and its log lines are bounded.
+        self.session.manage_ids.remove(place);
         // Whatever it says: it came through the same queue as everything the broker had kept for us.
         self.lift_fence();
         let pause = match response.rc {

@@ -1,5 +1,7 @@
 //! P8: everything is bounded.
 
+use serde_json::json;
+
 use super::world::*;
 
 #[test]
@@ -129,4 +131,48 @@ fn an_attribute_too_deep_to_be_read_back_is_not_kept() {
     world.restart();
     assert_eq!(world.disk.set_aside_names().len(), 0);
     assert!(world.engine().model().read("deep").is_none());
+}
+
+/// Each answer may have 128 KiB, and 4096 of them may wait.
+#[test]
+fn answers_that_wait_are_bounded_in_bytes_and_not_only_in_number() {
+    let mut world = World::new();
+    world.broker.window = 1000;
+    world.broker.pubacks = false;
+    let fields: Vec<String> = (0..3000).map(|n| format!("{{\"field\":\"nothing{n:020}\"}}")).collect();
+    for n in 0..200 {
+        world.deliver_raw("iotdm-1/nonsense", format!("{{\"reqId\":[{n},\"{}\"]}}", "x".repeat(120_000)));
+        let body = format!("{{\"reqId\":\"o{n}\",\"d\":{{\"fields\":[{}]}}}}", fields.join(","));
+        world.deliver_raw("iotdm-1/observe", body);
+    }
+    assert!(world.disk.bytes() < 9 << 20, "{} bytes in the journal", world.disk.bytes());
+    assert!(world.broker.unacknowledged() > 0);
+    // The bound outlives a restart, and ends with the acknowledgements.
+    world.restart();
+    world.pass(minutes(2));
+    assert!(world.disk.bytes() < 9 << 20, "{} bytes in the journal", world.disk.bytes());
+    world.puback();
+    world.pass(minutes(10));
+    assert_eq!(world.broker.unacknowledged(), 0);
+}
+
+/// A session that is resumed delivers before SUBACK, and answers leave after it: a connection that were ended for what
+/// a window holds would be ended for ever.
+#[test]
+fn a_window_of_large_messages_gets_through_while_the_outbox_is_full() {
+    let mut world = World::with(|settings| settings.limits.outbox = 4);
+    world.broker.pubacks = false;
+    world.broker.window = 40;
+    for n in 0..4 {
+        world.deliver(&format!("r{n}"), Ask::new("nonsense"));
+    }
+    world.go_offline();
+    for n in 0..40 {
+        world.send(&format!("large{n}"), once().body(json!("x".repeat(131_000))));
+    }
+    world.reconnect();
+    let connections = world.broker.connections;
+    world.puback();
+    world.pass(minutes(10));
+    assert_eq!((world.broker.unacknowledged(), world.broker.connections), (0, connections));
 }

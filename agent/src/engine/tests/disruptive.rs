@@ -1,6 +1,6 @@
 //! P5: a disruptive action starts only after the broker has its 202, and is judged after the restart.
 
-use iotdm_core::{Failure, Performed, Recovery};
+use iotdm_core::{Failure, Late, Performed, Recovery, Route};
 use serde_json::json;
 
 use crate::engine::Input;
@@ -298,4 +298,22 @@ fn the_reason_that_a_firmware_handler_gave_is_kept() {
     world.input(Input::SetAttributes(vec![("mgmt.firmware".into(), value.clone())], None));
     world.performed("f", Err(Failure::new("nothing is there")));
     assert_eq!(world.engine().model().read("mgmt.firmware"), Some(&value));
+}
+
+#[test]
+fn a_firmware_request_that_is_abandoned_before_its_work_begins_is_told() {
+    let mut world = World::with(|settings| {
+        settings.policies.get_mut(&Route::FirmwareDownload).unwrap().late = Late::RefuseAfter(FRESH_FOR);
+    });
+    world.broker.pubacks = false;
+    world.deliver("f", download());
+    world.decide("f", yes(202));
+    world.go_offline();
+    world.pass(minutes(20));
+    world.broker.pubacks = true;
+    world.reconnect();
+    world.pass(minutes(1));
+    assert_eq!(world.performs("f"), 0);
+    let firmware = world.engine().model().read("mgmt.firmware").unwrap();
+    assert_eq!((&firmware["state"], &firmware["updateStatus"]), (&json!(0), &json!(3)));
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::engine::{Announcement, Input, Lost};
 
 use super::world::*;
@@ -239,4 +241,18 @@ fn a_connection_that_is_held_wakes_the_device_twice_a_minute_at_most() {
     world.reconnect();
     world.pass(minutes(30));
     assert!(world.pass(minutes(60)) <= 120);
+}
+
+/// Anybody who can publish to the device could write a log line, and unmanage it, with each.
+#[test]
+fn a_second_response_to_one_manage_changes_nothing() {
+    let mut world = World::new();
+    let req_id = world.broker.on("mgmt/manage")[0]["reqId"].clone();
+    for _ in 0..1000 {
+        world.deliver_raw("iotdm-1/response", json!({ "rc": 400, "reqId": req_id }).to_string());
+    }
+    assert!(world.engine().is_managed());
+    assert_eq!(world.engine().counters()["response to a request that is not waiting"], 1000);
+    world.pass(minutes(60));
+    assert_eq!(world.broker.on("mgmt/manage").len(), 1);
 }

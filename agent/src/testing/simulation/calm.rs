@@ -57,13 +57,14 @@ impl Life<'_> {
         engine.unfinished() == 0 && engine.is_managed() && engine.is_quiet() && !self.world.broker.has_work()
     }
 
-    /// A device that has nothing to do does nothing.
+    /// A device that has nothing to do does nothing, but for renewing manage.
     fn rest_an_hour(&mut self) {
         self.pass(AFTERGLOW);
         let published = self.world.broker.received.len();
         let deadlines = self.world.pass(CALM);
         let published = self.world.broker.received.len() - published;
-        if deadlines > MOST_DEADLINES || published > MOST_PUBLISHES {
+        let renewals = if self.world.settings.manage.lifetime > 0 { 2 } else { 0 };
+        if deadlines > MOST_DEADLINES || published > renewals {
             let what = format!("in a calm hour it wakes {deadlines} times and publishes {published} times");
             self.world.laws.broken(Law::Quiet, what);
         }
@@ -81,6 +82,3 @@ const CALM: Duration = Duration::from_secs(3600);
 
 /// The online mark moves every ten minutes; what else wakes up is a margin.
 const MOST_DEADLINES: u64 = 12;
-
-/// Nothing is to be said: no lifetime ends.
-const MOST_PUBLISHES: usize = 0;

@@ -21,6 +21,7 @@ use super::ask::Kind;
 use super::broker::Broker;
 use super::{Law, Violation};
 
+use self::answers::{level_in, ticket_in};
 pub(crate) use self::track::Copy;
 use self::track::{Running, Track};
 
@@ -62,6 +63,10 @@ pub(crate) struct Laws {
     held_at: Duration,
     started_at: Duration,
     reports: BTreeMap<Ticket, Report>,
+    /// This journal has answered an update of the metadata with 204.
+    pub(crate) is_updated: bool,
+    /// What the platform was told of its notifications, so that it may have missed some.
+    pub(crate) misses_notifies: bool,
     /// The value of the observed attribute that the platform has seen last.
     pub(crate) seen_level: Option<i64>,
 }
@@ -121,6 +126,8 @@ impl Laws {
             held_at: Duration::ZERO,
             started_at: Duration::ZERO,
             reports: BTreeMap::new(),
+            is_updated: false,
+            misses_notifies: false,
             seen_level: None,
         }
     }
@@ -223,6 +230,7 @@ impl Laws {
         self.waiting.clear();
         self.restart = None;
         self.seen_level = None;
+        self.is_updated = false;
         self.tracks.values_mut().for_each(Track::journal_lost);
         for copy in self.copies.values_mut().filter(|copy| copy.acked) {
             copy.excused = true;
@@ -260,6 +268,9 @@ impl Laws {
 
     pub(crate) fn input(&mut self, input: &Input, at: Duration) {
         self.pass(at);
+        if let Input::Decided(key, _) | Input::Performed(key, _) | Input::Recovered(key, _) = input {
+            self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
+        }
         match input {
             Input::Connected { session_present } => {
                 self.connected_at = Some(at);
@@ -333,6 +344,7 @@ impl Laws {
             Effect::Start(task) => self.started(task),
             Effect::Cancel(key) => {
                 self.with_running(*key, |track| track.cancelled = true);
+                self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
                 if self
                     .running
                     .get(key)
@@ -381,18 +393,6 @@ impl Laws {
         };
         self.publishes.insert(id, published);
     }
-}
-
-/// The value of the attribute `level` in the fields of a message.
-fn level_in(d: Option<&serde_json::Value>) -> Option<i64> {
-    d?["fields"][0]["value"].as_i64()
-}
-
-/// Reports of the simulation carry their ticket in their text.
-fn ticket_in(payload: &[u8]) -> Option<Ticket> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let (_, rest) = text.split_once("report number ")?;
-    rest.split('"').next()?.parse().ok().map(Ticket)
 }
 
 /// How long a connection must last, at the least, for the fence to be lifted without an answer to manage.

@@ -42,6 +42,9 @@ impl<'a> Life<'a> {
             if bounds & 4 == 4 {
                 limits.outbox = 5;
             }
+            if bounds & 8 == 8 {
+                settings.manage.lifetime = LIFETIME;
+            }
             settings.seed = seed.into();
         });
         world.story = if told { Story::told() } else { Story::default() };
@@ -112,9 +115,13 @@ impl<'a> Life<'a> {
             Act::Pubacks if world.broker.pubacks => world.broker.pubacks = false,
             Act::Pubacks => world.puback(),
             Act::ManageCode => self.answer("mgmt/manage", a),
-            Act::ReportCode => {
+            Act::ReportCode if b < 128 => {
                 world.laws.excuse_reports();
                 self.answer("add/diag/log", a);
+            }
+            Act::ReportCode => {
+                world.laws.misses_notifies = true;
+                self.answer("notify", a);
             }
             Act::Crash => world.crash_at = Some(world.points + 1 + u64::from(a % 16)),
             Act::PowerOff => world.power_off(),
@@ -144,11 +151,7 @@ impl<'a> Life<'a> {
                 let (topic, payload) = GARBAGE[usize::from(a) % GARBAGE.len()];
                 world.broker.route(topic, payload.into());
             }
-            Act::Retained => {
-                let ask = Kind::ALL[usize::from(a) % Kind::ALL.len()].ask();
-                let payload = ask.payload(&json!(format!("retained{a}")));
-                world.broker.route_as(&ask.topic, payload, true, false);
-            }
+            Act::Retained => self.retain(a),
         }
     }
 
@@ -205,9 +208,16 @@ impl<'a> Life<'a> {
     }
 
     fn answer(&mut self, topic: &'static str, a: u8) {
-        let rc = [Some(200), Some(409), Some(403), None][usize::from(a) % 4];
+        let rc = [Some(200), Some(409), Some(403), None, Some(404)][usize::from(a) % 5];
         self.world.tell(|| format!("the platform answers {topic} with {rc:?}"));
         self.world.broker.rc.insert(topic, rc);
+    }
+
+    /// A retained message was not sent to be carried out when it comes.
+    fn retain(&mut self, a: u8) {
+        let ask = Kind::ALL[usize::from(a) % Kind::ALL.len()].ask();
+        let payload = ask.payload(&json!(format!("retained{a}")));
+        self.world.broker.route_as(&ask.topic, payload, true, false);
     }
 
     fn redeliver(&mut self, a: u8) {
@@ -323,6 +333,9 @@ impl<'a> Life<'a> {
 /// How often the agent may wake while time passes: at once, for what is due or repeated, and for as long as it lasts.
 const MOST_DEADLINES: u64 = 100;
 const MOST_DEADLINES_A_MINUTE: u64 = 4;
+
+/// How long the platform takes a device for managed without hearing of it, in seconds; or else for ever.
+pub(super) const LIFETIME: u32 = 3600;
 
 /// Requests of a flood.
 const FLOOD: usize = 14;

@@ -243,9 +243,10 @@ impl World {
         self.broker.take_up(&mut agent.inputs, &mut self.laws)
     }
 
-    /// The broker delivers one message, after what it sent before.
+    /// The broker delivers one message, after what it sent before; but a session that is resumed delivers before SUBACK.
     pub(crate) fn broker_down(&mut self) -> bool {
-        while self.agent.as_ref().is_some_and(|agent| !agent.inputs.iter().all(is_of_a_task)) {
+        let overtaken = |input: &Input| is_of_a_task(input) || matches!(input, Input::Subscribed { .. });
+        while self.agent.as_ref().is_some_and(|agent| !agent.inputs.iter().all(overtaken)) {
             self.take_input();
         }
         let next = self.agent.as_ref().and_then(|_| self.broker.next_down());
@@ -290,11 +291,9 @@ impl World {
 
     fn is_crash_point(&mut self) -> bool {
         self.points += 1;
-        if self.crash_at != Some(self.points) {
-            return false;
-        }
-        self.crash();
-        true
+        let is_one = self.crash_at == Some(self.points);
+        is_one.then(|| self.crash());
+        is_one
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use iotdm_core::ReqId;
 
+use crate::engine::Ticket;
+
 use super::super::Law;
 use super::super::ask::Kind;
 use super::starts::RESTART_WITHIN;
-use super::{Laws, Message, Published, level_in};
+use super::{Laws, Message, Published};
 
 impl Laws {
     pub(super) fn answer_published(&mut self, payload: &Bytes) -> Published {
@@ -42,6 +44,7 @@ impl Laws {
             let what = format!("{req_id} is answered {rc} and its handler never said so");
             return self.broken(Law::AcceptedIsKept, what);
         }
+        self.is_updated |= rc == 204;
         let differs = track.answer.as_ref().is_some_and(|answer| answer != payload);
         if differs && track.has_one_answer() && !self.may_be_forgotten(req_id) {
             let what = format!("{req_id} is answered differently: {}", String::from_utf8_lossy(payload));
@@ -92,6 +95,18 @@ impl Laws {
             }
         }
     }
+}
+
+/// The value of the attribute `level` in the fields of a message.
+pub(super) fn level_in(d: Option<&serde_json::Value>) -> Option<i64> {
+    d?["fields"][0]["value"].as_i64()
+}
+
+/// Reports of the simulation carry their ticket in their text.
+pub(super) fn ticket_in(payload: &[u8]) -> Option<Ticket> {
+    let text = std::str::from_utf8(payload).ok()?;
+    let (_, rest) = text.split_once("report number ")?;
+    rest.split('"').next()?.parse().ok().map(Ticket)
 }
 
 /// How long a judgement may take: then the work is taken to have failed.

@@ -8,9 +8,10 @@ use crate::engine::TaskMoment;
 use crate::store::MemoryDisk;
 
 use super::super::Law;
+use super::super::ask::Kind;
 use super::super::world::World;
 use super::Laws;
-use super::track::Running;
+use super::track::{Running, Track};
 
 impl Laws {
     /// Nothing is on its way: who could begin has begun.
@@ -20,6 +21,7 @@ impl Laws {
         let laws = &mut world.laws;
         laws.now = world.elapsed;
         laws.check_size(kept, unfinished, &world.disk);
+        laws.check_budgets();
         if world.broker.is_connected() && world.broker.pubacks {
             laws.check_waiting();
         }
@@ -35,6 +37,15 @@ impl Laws {
         let pairs = disk.pairs();
         if pairs > kept_max + limits.outbox + OTHER_PAIRS {
             self.broken(Law::EverythingIsBounded, format!("the journal holds {pairs} pairs"));
+        }
+    }
+
+    /// P3: a timeout is an answer, too.
+    fn check_budgets(&mut self) {
+        let over = |running: &&Running| !running.is_over && self.now > running.deadline;
+        if let Some(running) = self.running.values().find(over) {
+            let what = format!("{:?} of {} is over its budget", running.moment, running.req_id);
+            self.broken(Law::EveryDeliveryIsAnswered, what);
         }
     }
 
@@ -75,18 +86,23 @@ impl Laws {
         let is_managed = engine.is_managed();
         let is_quiet = engine.is_quiet() && agent.tasks.is_empty();
         let level = engine.model().generation("level").and_then(|_| engine.model().read("level")?.as_i64());
+        let is_updated = engine.model().read("metadata").is_some_and(|value| value["a"] == 1);
         let laws = &mut world.laws;
+        if laws.is_updated && !is_updated {
+            laws.broken(Law::AcceptedIsKept, "an update was answered 204, and is not there".into());
+        }
         if unfinished > 0 {
             laws.broken(Law::AcceptedIsKept, format!("{unfinished} requests have no outcome"));
         }
         if !is_managed || !is_quiet {
             laws.broken(Law::Quiet, format!("managed: {is_managed}, quiet: {is_quiet}"));
         }
-        if level.is_some() && laws.seen_level != level {
+        if level.is_some() && laws.seen_level != level && !laws.misses_notifies {
             let what = format!("level is {level:?}, and the platform believes {:?}", laws.seen_level);
             laws.broken(Law::AnswersAreKept, what);
         }
         laws.judge_copies();
+        laws.judge_promises();
         laws.judge_reuse();
         laws.judge_reports();
     }
@@ -109,6 +125,25 @@ impl Laws {
         }
         if let Some((law, what)) = broken {
             self.broken(law, what);
+        }
+    }
+
+    /// P1 and P5: what a 202 promised was begun, and the platform hears of its end.
+    fn judge_promises(&mut self) {
+        if let Some(req_id) = self.promised.iter().find(|req_id| !self.tracks[*req_id].is_reused()) {
+            let what = format!("the platform was never told that {req_id} has ended");
+            return self.broken(Law::AnswerBeforeDisruption, what);
+        }
+        let is_owed = |track: &Track| match track.kinds[..] {
+            // A reboot is done by any restart; what is late may be abandoned.
+            [Kind::Reset | Kind::Download | Kind::Update | Kind::After] => {
+                track.platform_has_202 && track.performs + track.recovers == 0 && !track.lost
+            }
+            _ => false,
+        };
+        if let Some((req_id, _)) = self.tracks.iter().find(|(_, track)| is_owed(track)) {
+            let what = format!("{req_id} was promised, and nothing was done");
+            self.broken(Law::AcceptedIsKept, what);
         }
     }
 

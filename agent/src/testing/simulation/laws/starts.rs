@@ -10,7 +10,7 @@ use crate::engine::{Task, TaskMoment};
 use super::super::Law;
 use super::super::ask::Kind;
 use super::Laws;
-use super::track::Running;
+use super::track::{Running, Track};
 
 impl Laws {
     pub(super) fn started(&mut self, task: &Task) {
@@ -22,6 +22,8 @@ impl Laws {
             takes_lane: kind.takes_lane() && task.moment != TaskMoment::Recover,
             restarts: kind.holds_manage() && task.moment == TaskMoment::AfterAck,
             is_rerun: task.attempt > 1,
+            deadline: self.now + task.budget,
+            is_over: false,
         };
         self.running.insert(task.key, running);
         self.waiting.remove(&task.req_id);
@@ -52,6 +54,15 @@ impl Laws {
         }
         if !kind.takes_lane() && in_places >= self.limits.running {
             self.broken(Law::EverythingIsBounded, format!("{req_id} is started beyond {in_places} places"));
+        }
+        let mut others = self.running.values().filter(|running| !running.is_over);
+        let restarts = kind.holds_manage() && task.moment == TaskMoment::AfterAck;
+        if let Some(other) = others.find(|other| {
+            let reruns = other.is_rerun && task.attempt > 1 && !kind.takes_lane();
+            other.moment == TaskMoment::Recover || restarts || reruns
+        }) {
+            let what = format!("{req_id} is started beside {}", other.req_id);
+            self.broken(Law::AnswerBeforeDisruption, what);
         }
         if let Some((restarting, since)) = &self.restart
             && self.now < *since + RESTART_WITHIN
@@ -161,8 +172,12 @@ impl Laws {
         let newer =
             |orders: &BTreeSet<u64>| orders.range(first + 1..).filter(|order| **order != last).count();
         if track.is_refused {
-            // A refusal is kept before it can be seen from here: whatever has come since may be one.
-            return self.arrivals - first >= self.limits.kept_refused as u64;
+            // A refusal is kept before it can be seen from here: every request that came since may be one.
+            let may_be_one = |(id, other): &(&ReqId, &Track)| {
+                let is_newer = other.order.is_some_and(|(_, last)| last > first);
+                *id != req_id && is_newer && other.kinds.iter().any(|kind| kind.is_work())
+            };
+            return self.tracks.iter().filter(may_be_one).count() >= self.limits.kept_refused;
         }
         newer(&self.executed) >= self.limits.kept_executed
     }

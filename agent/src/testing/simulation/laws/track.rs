@@ -149,4 +149,8 @@ pub(super) struct Running {
     pub(super) restarts: bool,
     /// It repeats what a crash interrupted; such work goes one at a time.
     pub(super) is_rerun: bool,
+    /// When its budget is over.
+    pub(super) deadline: Duration,
+    /// It has returned, or the engine has ended it; blocking work may go on.
+    pub(super) is_over: bool,
 }
