@@ -169,10 +169,10 @@ async fn a_journal_that_is_still_locked_by_this_process_is_opened_again_later() 
     let running = rig.managed().await;
     rig.disk.lock_by(Some(std::process::id()));
     rig.disk.fail_commit(1);
-    rig.send::<Once>("o");
+    rig.send::<Echo>("r");
     tokio::time::sleep(Duration::from_secs(60)).await;
     rig.disk.lock_by(None);
-    assert_eq!(rig.platform.response("o").await["rc"], 200);
+    assert_eq!(rig.platform.response("r").await["rc"], 200);
     running.stop().await.unwrap();
 }
 
