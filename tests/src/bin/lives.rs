@@ -1,6 +1,6 @@
 //! Lives random lives of a device and says how fast.
 //!
-//!     cargo run --release -p iotdm-tests --bin lives -- --seeds 1000
+//!     cargo run --release --features iotdm-agent/testing --bin lives -- --seeds 1000
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
