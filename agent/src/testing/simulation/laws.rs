@@ -205,8 +205,9 @@ impl Laws {
 
     /// The machine restarts, because the handler of this request asked it to while this journal was in use.
     pub(crate) fn restarted(&mut self, req_id: &ReqId, journal: u64) {
-        let track = self.tracks.get_mut(req_id).filter(|_| journal == self.journals);
-        let Some(track) = track else { return };
+        // A restart may have been asked for by an earlier request with this reqId, which was forgotten since.
+        let track = self.tracks.get_mut(req_id).filter(|track| !track.platform_had_202);
+        let Some(track) = track.filter(|_| journal == self.journals) else { return };
         track.restarts += 1;
         let (has_202, allowed) = (track.platform_has_202, 1 + track.again);
         let (restarts, reused) = (track.restarts, track.is_reused());

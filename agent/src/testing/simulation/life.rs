@@ -34,7 +34,7 @@ impl<'a> Life<'a> {
             let limits = &mut settings.limits;
             // Small bounds are met more often; the order between them is that of the defaults.
             if bounds & 1 == 1 {
-                (limits.kept_executed, limits.kept_refused) = (12, 6);
+                (limits.kept_executed, limits.kept_refused) = (6, 3);
             }
             if bounds & 2 == 2 {
                 (limits.pending, limits.running) = (8, 2);

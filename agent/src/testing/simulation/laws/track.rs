@@ -67,6 +67,8 @@ pub(super) struct Track {
     /// The broker has acknowledged an answer.
     pub(super) confirmed: bool,
     pub(super) platform_has_202: bool,
+    /// The platform had one for an earlier request with this reqId, which was forgotten since.
+    pub(super) platform_had_202: bool,
     /// When, and in which boot, the platform learned that the device will restart.
     pub(super) promised: Option<(u64, Duration)>,
     /// It was known to a journal that was lost.
@@ -126,6 +128,7 @@ impl Track {
             newest_delivered: self.newest_delivered,
             answered_at: self.answered_at,
             lost: self.lost,
+            platform_had_202: self.platform_had_202 || self.platform_has_202,
             replied_in: self.replied_in,
             ..Self::default()
         };
