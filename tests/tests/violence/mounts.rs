@@ -64,8 +64,23 @@ impl Mounted {
 
     /// Gives the space back that `ballast` takes: ext4 hands it out again when the removal is in its own journal.
     pub(crate) fn free(&self, ballast: &Path) {
-        fs::remove_file(ballast).unwrap();
-        File::open(self.path()).unwrap().sync_all().unwrap();
+        let remove = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            File::open(self.path()).unwrap().sync_all().unwrap();
+        };
+        remove(ballast);
+        // On a busy machine that may be a little after the sync.
+        let probe = self.path().join("probe");
+        for _ in 0..ROOM_TRIES {
+            let is_there =
+                fs::write(&probe, [0; PROBE_BYTES]).and_then(|()| File::open(&probe)?.sync_all()).is_ok();
+            remove(&probe);
+            if is_there {
+                return;
+            }
+            std::thread::sleep(ROOM_PAUSE);
+        }
+        panic!("there is no room although {} was removed", ballast.display());
     }
 
     /// Writes that its device has completed, and whether it has some under way.
@@ -139,6 +154,13 @@ const POINT: &str = "mounted";
 
 /// Bytes of a file system: a journal of a few MiB, ext4's own, and little to copy for each cut.
 const IMAGE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How often, and how far apart, room is looked for: a minute in all.
+const ROOM_TRIES: u32 = 600;
+const ROOM_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Bytes of the file that looks for it: less than any ballast has.
+const PROBE_BYTES: usize = 64 * 1024;
 
 /// Numbers in the statistics of a block device.
 const WRITES_COMPLETED: usize = 4;

@@ -174,7 +174,8 @@ impl Laws {
         if track.is_refused {
             // A refusal is kept before it can be seen from here: every request that came since may be one.
             let may_be_one = |(id, other): &(&ReqId, &Track)| {
-                let is_newer = other.order.is_some_and(|(_, last)| last > first);
+                // Where a reqId has several requests, it is not known which of them came when.
+                let is_newer = !other.has_one_answer() || other.order.is_some_and(|(_, last)| last > first);
                 *id != req_id && is_newer && other.kinds.iter().any(|kind| kind.is_work())
             };
             return self.tracks.iter().filter(may_be_one).count() >= self.limits.kept_refused;
