@@ -159,10 +159,19 @@ impl Request {
         broken
     }
 
-    /// The different answers, without those that say that the reqId was another request's.
+    /// The different answers that are kept.
     fn outcomes(&self) -> BTreeSet<String> {
-        let answers = self.answers.iter().map(|(_, answer)| answer);
-        answers.filter(|answer| !is_reuse(answer)).map(Value::to_string).collect()
+        self.kept_answers().map(|(_, answer)| answer.to_string()).collect()
+    }
+
+    /// The answers, without those that say that the reqId was another request's, and without what may be the answer to
+    /// a request that leaves no outcome: after that one, the reqId is free for the next request.
+    fn kept_answers(&self) -> impl Iterator<Item = &(usize, Value)> {
+        let passes = |answer: &Value| {
+            let has_code = |kind: &Kind| kind.codes().iter().any(|code| answer["rc"] == *code);
+            self.kinds.iter().any(|kind| !kind.outcome_is_kept() && has_code(kind))
+        };
+        self.answers.iter().filter(move |(_, answer)| !is_reuse(answer) && !passes(answer))
     }
 
     fn starts(&self, moment: Moment) -> usize {
@@ -192,7 +201,7 @@ impl Request {
     }
 
     fn starts_after_answer(&self) -> bool {
-        let answered = self.answers.iter().find(|(_, answer)| !is_reuse(answer)).map(|(place, _)| *place);
+        let answered = self.kept_answers().next().map(|(place, _)| *place);
         let last_start = self.began.iter().rfind(|(_, moment)| *moment == Moment::Handle);
         answered.zip(last_start).is_some_and(|(answered, (start, _))| *start > answered)
     }
