@@ -50,6 +50,9 @@ pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply,
 pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
 pub use req_id::ReqId;
 pub use response::{Code, Incoming, Response};
-pub use system::{BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Restart, RestartError, System};
+pub use system::{
+    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, LineListener, Restart, RestartError, RunAs,
+    System,
+};
 pub use table::{Decision, Erased, Table, TableError};
 pub use topic::{Direction, Route, Subject, Topic, UpRoute};
