@@ -51,6 +51,18 @@ impl Table {
         policy: Policy,
         handler: impl Handler<A>,
     ) -> Result<(), TableError> {
+        let handler = Typed::<A, _> { route: route.clone(), handler, action: PhantomData };
+        self.on_erased(route, policy, Arc::new(handler))
+    }
+
+    /// Registers what judges bodies by more than a type, such as a script's declared parameters. It decodes them by
+    /// [`decode`](Self::decode).
+    pub fn on_erased(
+        &mut self,
+        route: Route,
+        policy: Policy,
+        handler: Arc<dyn Erased>,
+    ) -> Result<(), TableError> {
         if matches!(route, Route::Response | Route::DeviceUpdate | Route::Observe | Route::Cancel) {
             return Err(TableError::OwnRoute(route));
         }
@@ -60,7 +72,6 @@ impl Table {
         if self.entries.contains_key(&route) {
             return Err(TableError::Duplicate(route));
         }
-        let handler = Arc::new(Typed::<A, _> { route: route.clone(), handler, action: PhantomData });
         self.entries.insert(route, Entry { policy, handler, replaceable: false });
         Ok(())
     }
@@ -142,7 +153,7 @@ impl Table {
         Value::Object(self.entries.iter().map(schema).collect())
     }
 
-    /// Decodes the body of one of the actions that the agent's device model carries out.
+    /// Decodes a body: of an action that the agent's device model carries out, or of a handler that is registered erased.
     pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
         decode(&A::ROUTE, d)
     }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotdm_core::{Declined, Table, TableError};
+use iotdm_core::{Declined, Table};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -13,7 +13,7 @@ use crate::journal::{Journal, Write};
 use crate::link::{Connection, LinkEvent};
 use crate::store::StoreError;
 
-use super::services::Command;
+use super::services::{Command, Replaced};
 use super::tasks::{TaskEvent, Tasks};
 use super::{Driver, Ending, RunError, Shutdown};
 
@@ -28,7 +28,7 @@ pub(super) struct Run<'a> {
     tasks: Tasks,
     task_events: mpsc::UnboundedReceiver<TaskEvent>,
     tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Declined>>>,
-    replacements: BTreeMap<Ticket, (Arc<Table>, oneshot::Sender<Result<(), TableError>>)>,
+    replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
     next_ticket: u64,
     ever_connected: bool,
     credentials_refused: bool,
@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
         Ticket(self.next_ticket)
     }
 
-    fn replace(&mut self, actions: Table, done: oneshot::Sender<Result<(), TableError>>) {
+    fn replace(&mut self, actions: Table, done: Replaced) {
         let mut table = Table::clone(&self.driver.table);
         if let Err(error) = table.replace(actions) {
             // Whoever waited may have gone, here as below.

@@ -10,6 +10,9 @@ use tokio_util::task::TaskTracker;
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
 
+/// Who waits for other actions to serve, or to be refused.
+pub(crate) type Replaced = oneshot::Sender<Result<(), TableError>>;
+
 /// What a product or a handler asks of the running agent.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -17,7 +20,7 @@ pub(crate) enum Command {
     Report(Report, Done),
     WantManaged(bool),
     /// These actions in the place of those that can be replaced.
-    Replace(Table, oneshot::Sender<Result<(), TableError>>),
+    Replace(Table, Replaced),
 }
 
 /// The attributes as they were last made durable.

@@ -128,9 +128,6 @@ fn with_late(builder: Builder, route: Route, late: Late) -> Builder {
 
 fn spec(script: &ScriptAction) -> ScriptSpec {
     ScriptSpec {
-        bundle: script.bundle.clone(),
-        action: script.action.clone(),
-        program: script.command.program.clone(),
         args: script.command.args.clone(),
         directory: script.directory.clone(),
         time_limit: script.time_limit,
@@ -138,6 +135,7 @@ fn spec(script: &ScriptAction) -> ScriptSpec {
         env: script.env.clone(),
         interrupted: script.interrupted,
         late: script.late,
+        ..ScriptSpec::new(&script.bundle, &script.action, &script.command.program)
     }
 }
 
