@@ -125,6 +125,24 @@ impl Device {
         self.handle.want_managed(true).await
     }
 
+    /// Puts these actions in the place of those that [`Builder::replaceable`] or the last call of this has registered,
+    /// in one step: a request finds all of the old ones or all of these. On return they serve.
+    ///
+    /// Work that runs ends as it began, and its answer counts. A request that waits for an action that has gone is
+    /// answered 501. Manage is sent again where other bundles are offered than before. Nothing of this is durable: after
+    /// a restart the agent offers what it is built with, and judges interrupted work by that.
+    ///
+    /// # Errors
+    /// The actions before stay in place when these cannot be registered.
+    pub async fn replace(&self, bundle: impl Bundle) -> Result<(), ReplaceError> {
+        let mut actions = Table::new();
+        actions.with(bundle)?;
+        match self.handle.replace(actions).await {
+            Some(result) => Ok(result?),
+            None => Err(ReplaceError::Stopping),
+        }
+    }
+
     /// Whether the platform knows the device as managed, at every change.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
@@ -166,6 +184,14 @@ impl Builder {
     #[must_use]
     pub fn with(mut self, bundle: impl Bundle) -> Self {
         let result = self.table.with(bundle);
+        self.note(result);
+        self
+    }
+
+    /// Registers custom actions that [`Device::replace`] exchanges while the agent runs. Of two calls the last counts.
+    #[must_use]
+    pub fn replaceable(mut self, bundle: impl Bundle) -> Self {
+        let result = self.table.replace(bundle);
         self.note(result);
         self
     }
@@ -258,6 +284,18 @@ impl Builder {
             self.problem.get_or_insert(problem);
         }
     }
+}
+
+/// Why the actions of a running agent stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplaceError {
+    /// They cannot be registered.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The agent has ended.
+    #[error("the agent has ended")]
+    Stopping,
 }
 
 /// Why an agent cannot be built.

@@ -26,6 +26,7 @@ mod model;
 mod noise;
 mod outbox;
 mod recover;
+mod replace;
 mod request;
 mod run;
 mod send;
@@ -50,7 +51,8 @@ use self::session::Session;
 use self::time::Timers;
 
 pub use self::event::{
-    Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, PublishId, Task, Ticket,
+    Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, Offer, PublishId, Task,
+    Ticket,
 };
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
@@ -174,6 +176,7 @@ impl Engine {
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
+            Input::Replace(offer, ticket) => self.replace(offer, ticket),
             Input::Stop => self.stopping = true,
         }
         self.settle_down();

@@ -62,6 +62,6 @@ mod program;
 #[cfg(all(fuzzing, feature = "binary"))]
 pub use program::fuzzing;
 
-pub use agent::{Agent, BuildError, Builder, Device, State};
+pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
 pub use config::{Broker, Config, Limits, Secret, Tls};
 pub use driver::RunError;

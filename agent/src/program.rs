@@ -8,7 +8,9 @@ mod exit;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod logging;
+mod package;
 mod protect;
+mod reload;
 mod run;
 mod signals;
 
@@ -57,12 +59,24 @@ fn perform(cli: &Cli) -> Exit {
                 Exit::of(&error)
             }
         },
-        Command::Run { .. } => {
+        Command::ExtensionPackage { bundle, .. } => {
+            match package::print(&settings.actions, bundle.as_deref()) {
+                Ok(json) => {
+                    say(&json);
+                    Exit::Stopped
+                }
+                Err(reason) => {
+                    complain(&format!("{reason}\n"));
+                    Exit::Usage
+                }
+            }
+        }
+        Command::Run { config } => {
             logging::start(settings.log);
             for warning in &settings.warnings {
                 tracing::warn!("{warning}");
             }
-            match run::run(&settings) {
+            match run::run(config, &settings) {
                 Ok(()) => Exit::Stopped,
                 Err(error) => {
                     let exit = Exit::of(&error);

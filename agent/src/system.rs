@@ -1,6 +1,5 @@
 //! The machine the agent runs on.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -153,13 +152,10 @@ impl System for LinuxSystem {
         // How many, and not which: arguments may hold secrets.
         tracing::warn!(%kind, %program, args = args.len(), "running the restart command");
         let command = ChildProcess {
-            program: program.into(),
             args: args.to_vec(),
-            stdin: Vec::new(),
-            env: BTreeMap::new(),
-            directory: None,
             time_limit: *time_limit,
             output_limit: RESTART_OUTPUT_LIMIT_BYTES,
+            ..ChildProcess::new(program)
         };
         let reason = match process::run(command).await {
             Ok(output) if output.exit == ChildExit::Status(0) => return Ok(Performed::Restarting),

@@ -24,6 +24,7 @@
 mod action;
 mod actions;
 mod envelope;
+mod extension;
 mod handler;
 mod identity;
 mod model;
@@ -41,6 +42,7 @@ pub use actions::{
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
 };
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
+pub use extension::{ExtensionAction, ExtensionPackage, ExtensionParameter, LocalText};
 pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
 pub use model::{DeviceInfo, Firmware, FirmwareState, Location, UnknownNumber, UpdateStatus, attribute};
@@ -48,6 +50,9 @@ pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply,
 pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
 pub use req_id::ReqId;
 pub use response::{Code, Incoming, Response};
-pub use system::{BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Restart, RestartError, System};
+pub use system::{
+    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, LineListener, Restart, RestartError, RunAs,
+    System,
+};
 pub use table::{Decision, Erased, Table, TableError};
 pub use topic::{Direction, Route, Subject, Topic, UpRoute};

@@ -88,6 +88,62 @@ pub struct ChildProcess {
     pub time_limit: Duration,
     /// How much of standard output and of standard error each is kept, in bytes; the rest is read and dropped.
     pub output_limit: usize,
+    /// Who it runs as; the agent's own user when absent. Only root may choose.
+    pub user: Option<RunAs>,
+    /// Who hears each line of its standard error while it runs.
+    pub lines: Option<LineListener>,
+}
+
+impl ChildProcess {
+    /// A program without arguments, input and variables, in the root folder, with 30 s and 64 KiB for each output.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            stdin: Vec::new(),
+            env: BTreeMap::new(),
+            directory: None,
+            time_limit: DEFAULT_TIME_LIMIT,
+            output_limit: DEFAULT_OUTPUT_LIMIT_BYTES,
+            user: None,
+            lines: None,
+        }
+    }
+}
+
+/// A user and its group, by number. The process has no other group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// Hears the lines that a child process writes, each once it is complete, without its end and cut to
+/// [`MAX_LINE_BYTES`](Self::MAX_LINE_BYTES). It must not block: nothing else of the child is read meanwhile.
+#[derive(Clone)]
+pub struct LineListener(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl LineListener {
+    /// What is heard of one line, in bytes: what a person reads at once.
+    pub const MAX_LINE_BYTES: usize = 1024;
+
+    /// Calls this for each line.
+    pub fn new(hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// Tells it of a line.
+    pub fn hear(&self, line: &str) {
+        (self.0)(line);
+    }
+}
+
+impl fmt::Debug for LineListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LineListener")
+    }
 }
 
 impl fmt::Debug for ChildProcess {
@@ -154,3 +210,9 @@ pub enum ChildError {
         limit: Duration,
     },
 }
+
+/// How long a child process may take unless said otherwise.
+const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// How much of each output is kept unless said otherwise, in bytes: a transcript, small beside the agent's memory.
+const DEFAULT_OUTPUT_LIMIT_BYTES: usize = 64 * 1024;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::action::{Action, Policy};
+use crate::action::{Action, Phases, Policy};
 use crate::handler::{Bundle, Context, Handler, Recovery};
 use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
 use crate::report::Supports;
@@ -18,14 +18,19 @@ use crate::topic::Route;
 /// The dispatch table: typed where handlers are registered, erased where requests are routed.
 ///
 /// Architecture invariant: request bodies of handlers are decoded here and nowhere else.
-#[derive(Default)]
+///
+/// A copy shares the handlers.
+#[derive(Clone, Default)]
 pub struct Table {
     entries: BTreeMap<Route, Entry>,
 }
 
+#[derive(Clone)]
 struct Entry {
     policy: Policy,
     handler: Arc<dyn Erased>,
+    /// Whether [`Table::replace`] takes it away.
+    replaceable: bool,
 }
 
 impl Table {
@@ -46,6 +51,18 @@ impl Table {
         policy: Policy,
         handler: impl Handler<A>,
     ) -> Result<(), TableError> {
+        let handler = Typed::<A, _> { route: route.clone(), handler, action: PhantomData };
+        self.on_erased(route, policy, Arc::new(handler))
+    }
+
+    /// Registers what judges bodies by more than a type, such as a script's declared parameters. It decodes them by
+    /// [`decode`](Self::decode).
+    pub fn on_erased(
+        &mut self,
+        route: Route,
+        policy: Policy,
+        handler: Arc<dyn Erased>,
+    ) -> Result<(), TableError> {
         if matches!(route, Route::Response | Route::DeviceUpdate | Route::Observe | Route::Cancel) {
             return Err(TableError::OwnRoute(route));
         }
@@ -55,14 +72,38 @@ impl Table {
         if self.entries.contains_key(&route) {
             return Err(TableError::Duplicate(route));
         }
-        let handler = Arc::new(Typed::<A, _> { route: route.clone(), handler, action: PhantomData });
-        self.entries.insert(route, Entry { policy, handler });
+        self.entries.insert(route, Entry { policy, handler, replaceable: false });
         Ok(())
     }
 
     /// Registers several actions that share state.
     pub fn with(&mut self, bundle: impl Bundle) -> Result<(), TableError> {
         bundle.register(self)
+    }
+
+    /// Puts these actions in the place of those that the last call has put there; the others stay. On an error nothing
+    /// is changed.
+    ///
+    /// # Errors
+    /// As [`on_route`](Self::on_route) has them; and [`TableError::NotReplaceable`] for what is no custom action, or
+    /// answers before it works: its second half would find nobody.
+    pub fn replace(&mut self, bundle: impl Bundle) -> Result<(), TableError> {
+        let mut actions = Self::new();
+        bundle.register(&mut actions)?;
+        let mut next = self.clone();
+        next.entries.retain(|_, entry| !entry.replaceable);
+        for (route, entry) in actions.entries {
+            let is_custom = matches!(route, Route::Custom { .. });
+            if !is_custom || entry.policy.phases != Phases::WorkThenAnswer {
+                return Err(TableError::NotReplaceable(route));
+            }
+            if next.entries.contains_key(&route) {
+                return Err(TableError::Duplicate(route));
+            }
+            next.entries.insert(route, Entry { replaceable: true, ..entry });
+        }
+        *self = next;
+        Ok(())
     }
 
     /// The handler of a route.
@@ -112,7 +153,7 @@ impl Table {
         Value::Object(self.entries.iter().map(schema).collect())
     }
 
-    /// Decodes the body of one of the actions that the agent's device model carries out.
+    /// Decodes a body: of an action that the agent's device model carries out, or of a handler that is registered erased.
     pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
         decode(&A::ROUTE, d)
     }
@@ -137,6 +178,32 @@ pub enum TableError {
     /// The agent's own device model answers these.
     #[error("{0} is answered by the agent's device model")]
     OwnRoute(Route),
+    /// It is no custom action that works before it answers: it cannot be replaced while the agent runs.
+    #[error(
+        "{0} cannot be replaced while the agent runs: only custom actions that work before they answer can"
+    )]
+    NotReplaceable(Route),
+    /// What is registered for it contradicts itself.
+    #[error("{route}: {reason}")]
+    Unusable {
+        /// Where it was to be registered.
+        route: Route,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+/// The actions of one table in another, with their rules.
+impl Bundle for Table {
+    fn register(self, table: &mut Table) -> Result<(), TableError> {
+        for (route, entry) in self.entries {
+            if table.entries.contains_key(&route) {
+                return Err(TableError::Duplicate(route));
+            }
+            table.entries.insert(route, entry);
+        }
+        Ok(())
+    }
 }
 
 /// What a handler decided.

@@ -136,6 +136,7 @@ async fn what_only_prints_ends_well() {
     for (program, text) in [
         (env!("CARGO_BIN_EXE_custom_action"), "400 d.colour: unknown variant `mauve`"),
         (env!("CARGO_BIN_EXE_schemas"), "\"mgmt/custom/bench/echo\""),
+        (env!("CARGO_BIN_EXE_scripts"), "dim: 400 \"percent: is out of range"),
     ] {
         let output = command(program, folder.path()).output().await.unwrap();
         assert!(

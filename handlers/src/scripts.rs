@@ -1,27 +1,40 @@
 //! Programs of the operator's choice as custom actions (`docs/protocol.md` §5.6, §6.5).
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use iotdm_core::{
-    Action, Bundle, ChildError, ChildExit, ChildOutput, ChildProcess, Context, Finished, Handler,
-    Interrupted, Late, MAX_PAYLOAD_BYTES, Policy, Refusal, Route, Table, TableError,
+    Action, Bundle, ChildExit, ChildProcess, Code, Context, Decision, Erased, Failure, Finished, Performed,
+    Recovery, Refusal, Reply, Route, Table, TableError,
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+mod answer;
+mod arguments;
+mod package;
+mod parameters;
+mod progress;
+mod spec;
+
+pub use self::parameters::{Misfit, Parameter, ParameterError, ParameterKind, Pattern, PatternError};
+pub use self::spec::{ScriptSpec, SpecError};
 
 /// Scripts, each one custom action.
 ///
 /// # Flow
-/// 1. The script is started with the arguments of its [`ScriptSpec`], as they stand there: no shell, and nothing of
-///    the request is put into them.
-/// 2. The request comes on standard input, one JSON object:
-///    `{"reqId": …, "bundle": "lamp", "action": "dim", "parameters": {"percent": "40"}}`.
-/// 3. Its exit status is the answer:
+/// 1. The parameters of the request are judged by what the script's [`ScriptSpec`] declares: what does not fit is
+///    answered 400, which names the parameter and says what would be right, and nothing runs. A script that declares
+///    none gets all there are and judges for itself.
+/// 2. The script is started with the arguments of its specification, in which `{name}` becomes the value of a declared
+///    parameter. There is no shell: a value stays within its argument.
+/// 3. The request comes on standard input, one JSON object, with values of the declared types:
+///    `{"reqId": …, "bundle": "lamp", "action": "dim", "parameters": {"percent": 40}}`.
+/// 4. A line `progress 40 half way` on its standard error becomes a log entry at the platform, the first one at once,
+///    then the newest one at most every 10 s and 50 times in a run.
+/// 5. Its exit status is the answer, unless [`ScriptSpec::exit`] says otherwise:
 ///
 /// | exit status | answer |
 /// |---|---|
@@ -40,7 +53,8 @@ use serde_json::{Map, Value};
 /// * A replay of the request never runs the script again.
 ///
 /// # Errors
-/// Registering fails where two scripts have the same bundle and action, or one of these is outside the grammar.
+/// Registering fails where two scripts have the same bundle and action, one of these is outside the grammar, or a
+/// specification contradicts itself ([`ScriptSpec::check`]).
 #[derive(Clone, Debug, Default)]
 pub struct Scripts {
     specs: Vec<ScriptSpec>,
@@ -64,76 +78,13 @@ impl Scripts {
 impl Bundle for Scripts {
     fn register(self, table: &mut Table) -> Result<(), TableError> {
         for spec in self.specs {
-            table.on_route::<RunScript>(spec.route(), spec.policy(), Script { spec })?;
+            let route = spec.route();
+            if let Err(error) = spec.check() {
+                return Err(TableError::Unusable { route, reason: error.to_string() });
+            }
+            table.on_erased(route, spec.policy(), Arc::new(Script { spec }))?;
         }
         Ok(())
-    }
-}
-
-/// A script and its bounds.
-#[derive(Clone)]
-pub struct ScriptSpec {
-    /// The bundle it belongs to; manage claims it in `supports`.
-    pub bundle: String,
-    /// The action in it.
-    pub action: String,
-    /// The executable, with its whole path.
-    pub program: PathBuf,
-    /// Its arguments, without the program's own name.
-    pub args: Vec<String>,
-    /// Where it runs; the root folder when absent.
-    pub directory: Option<PathBuf>,
-    /// How long it may take.
-    pub time_limit: Duration,
-    /// How much of standard output and of standard error each is kept, in bytes.
-    pub output_limit: usize,
-    /// Variables it gets beside `PATH`.
-    pub env: BTreeMap<String, String>,
-    /// What a crash of the agent in the middle of it means.
-    pub interrupted: Interrupted,
-    /// What becomes of a request that waited while the device was away.
-    pub late: Late,
-}
-
-impl ScriptSpec {
-    /// A script without arguments that may take 30 s, is not started again after a crash, and runs late.
-    pub fn new(bundle: impl Into<String>, action: impl Into<String>, program: impl Into<PathBuf>) -> Self {
-        Self {
-            bundle: bundle.into(),
-            action: action.into(),
-            program: program.into(),
-            args: Vec::new(),
-            directory: None,
-            time_limit: RunScript::BUDGET,
-            output_limit: DEFAULT_OUTPUT_LIMIT_BYTES,
-            env: BTreeMap::new(),
-            interrupted: RunScript::INTERRUPTED,
-            late: RunScript::LATE,
-        }
-    }
-
-    fn route(&self) -> Route {
-        Route::Custom { bundle: self.bundle.clone().into(), action: self.action.clone().into() }
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            budget: self.time_limit.saturating_add(BUDGET_MARGIN),
-            interrupted: self.interrupted,
-            late: self.late,
-            ..Policy::of::<RunScript>()
-        }
-    }
-}
-
-impl fmt::Debug for ScriptSpec {
-    // Arguments and environment may hold secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScriptSpec")
-            .field("route", &self.route())
-            .field("program", &self.program)
-            .field("time_limit", &self.time_limit)
-            .finish_non_exhaustive()
     }
 }
 
@@ -141,13 +92,13 @@ impl fmt::Debug for ScriptSpec {
 struct RunScript;
 
 impl Action for RunScript {
-    /// Stands for all: [`Table::on_route`] gets the script's own.
+    /// Stands for all: a script is registered under its own.
     const ROUTE: Route = Route::custom("script", "run");
     type Request = Parameters;
     type Reply = Finished<Results>;
 }
 
-/// The parameters of a request, whatever they are: the script judges them.
+/// The parameters of a request: as they came, or as they are declared.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Parameters(Map<String, Value>);
@@ -161,32 +112,78 @@ struct Script {
     spec: ScriptSpec,
 }
 
-impl Handler<RunScript> for Script {
-    async fn handle(&self, cx: &Context, request: &Parameters) -> Result<Finished<Results>, Refusal> {
-        let spec = &self.spec;
-        let child = ChildProcess {
-            program: spec.program.clone(),
-            args: spec.args.clone(),
-            stdin: self.standard_input(cx, request)?,
-            env: spec.env.clone(),
-            directory: spec.directory.clone(),
-            time_limit: spec.time_limit,
-            output_limit: spec.output_limit,
+#[async_trait]
+impl Erased for Script {
+    async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
+        let child = match self.child(cx, d) {
+            Ok(child) => child,
+            // Nothing has run: such answers are not kept, so that a flood of them makes nothing forgotten that has.
+            Err(refusal) => return Decision::Undecodable(refusal),
         };
-        let output = cx.system().run(child).await.map_err(refusal_of_error)?;
-        match output.exit {
-            ChildExit::Status(0) => {
-                let stderr = start_of(&output.stderr, MAX_STDERR_BYTES);
-                tracing::debug!(script = %spec.route(), %stderr, "the script finished");
-                Ok(Finished(Results(results(&output, spec.output_limit))))
-            }
-            exit => Err(refusal(exit, &output, spec)),
+        match self.run(cx, child).await.and_then(Reply::into_parts) {
+            Ok(parts) => Decision::Replied(parts),
+            Err(refusal) => Decision::Refused(refusal),
         }
+    }
+
+    async fn after_ack(&self, _: &Context, _: Option<&RawValue>) -> Result<Performed, Failure> {
+        Err(Failure::new("a script works before it is answered"))
+    }
+
+    async fn recover(&self, _: &Context, _: Option<&RawValue>) -> Recovery {
+        Recovery::Abandon
+    }
+
+    fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
+        let request = match &self.spec.parameters {
+            None => generator.subschema_for::<Parameters>(),
+            Some(declared) => schema(declared),
+        };
+        (request, <Finished<Results> as Reply>::schema(generator))
     }
 }
 
 impl Script {
-    fn standard_input(&self, cx: &Context, request: &Parameters) -> Result<Vec<u8>, Refusal> {
+    fn child(&self, cx: &Context, d: Option<&RawValue>) -> Result<ChildProcess, Refusal> {
+        let spec = &self.spec;
+        let Parameters(given) = Table::decode::<RunScript>(d)?;
+        let declared = spec.parameters.as_deref();
+        let values = match declared {
+            None => given,
+            Some(declared) => parameters::convert(declared, given).map_err(Refusal::bad_request)?,
+        };
+        let args = arguments::fill(&spec.args, declared.unwrap_or_default(), &values)
+            .map_err(Refusal::bad_request)?;
+        Ok(ChildProcess {
+            args,
+            stdin: self.standard_input(cx, &Parameters(values))?,
+            env: spec.env.clone(),
+            directory: spec.directory.clone(),
+            time_limit: spec.time_limit,
+            output_limit: spec.output_limit,
+            user: spec.user,
+            ..ChildProcess::new(&spec.program)
+        })
+    }
+
+    async fn run(&self, cx: &Context, child: ChildProcess) -> Result<Finished<Results>, Refusal> {
+        let (spec, route) = (&self.spec, self.spec.route());
+        let output = progress::run(cx, &route, child).await.map_err(answer::refusal_of_error)?;
+        let code = match output.exit {
+            ChildExit::Status(status) => {
+                spec.exit.get(&status).copied().unwrap_or_else(|| answer::code_of(status))
+            }
+            ChildExit::Signal(_) => Code::FAILED,
+        };
+        if code != Code::OK {
+            return Err(answer::refusal(code, output.exit, &output, &spec.program));
+        }
+        let stderr = answer::start_of(&output.stderr, answer::MAX_STDERR_BYTES);
+        tracing::debug!(script = %route, %stderr, "the script finished");
+        Ok(Finished(Results(answer::results(&output, spec.output_limit))))
+    }
+
+    fn standard_input(&self, cx: &Context, parameters: &Parameters) -> Result<Vec<u8>, Refusal> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Input<'a> {
@@ -199,100 +196,32 @@ impl Script {
             req_id: cx.req_id().map(iotdm_core::ReqId::to_raw),
             bundle: &self.spec.bundle,
             action: &self.spec.action,
-            parameters: request,
+            parameters,
         };
         serde_json::to_vec(&input).map_err(|error| Refusal::failed(error.to_string()))
     }
 }
 
-fn refusal_of_error(error: ChildError) -> Refusal {
-    let message = match &error {
-        ChildError::TimedOut { limit, .. } => format!("the script was ended after its limit of {limit:?}"),
-        _ => "the script could not be started".to_owned(),
-    };
-    Refusal::failed(message).log(error.to_string())
-}
-
-fn refusal(exit: ChildExit, output: &ChildOutput, spec: &ScriptSpec) -> Refusal {
-    let message = own_message(&output.stdout).unwrap_or_else(|| format!("the script failed with {exit}"));
-    let refusal = match exit {
-        ChildExit::Status(EX_USAGE) => Refusal::bad_request(message),
-        ChildExit::Status(EX_UNAVAILABLE | EX_TEMPFAIL) => Refusal::busy(message),
-        _ => Refusal::failed(message),
-    };
-    let stderr = start_of(&output.stderr, MAX_STDERR_BYTES);
-    refusal.log(format!("{}: {exit}: {}", spec.program.display(), stderr.trim_end()))
-}
-
-/// The `message` that a failing script has for the platform, on the first line of its output.
-fn own_message(stdout: &[u8]) -> Option<String> {
-    let line = stdout.split(|byte| *byte == b'\n').next()?;
-    let told: Map<String, Value> = serde_json::from_slice(line).ok()?;
-    Some(cut(told.get("message")?.as_str()?, MAX_MESSAGE_BYTES).to_owned())
-}
-
-/// The `d` of a script that worked.
-fn results(output: &ChildOutput, output_limit: usize) -> Map<String, Value> {
-    if let Ok(object) = serde_json::from_slice::<Map<String, Value>>(&output.stdout)
-        && serde_json::to_vec(&object).is_ok_and(|json| json.len() <= MAX_RESULT_BYTES)
-    {
-        return object;
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let kept = cut(&text, MAX_RESULT_BYTES);
-    // Only one of the two streams may have been cut: the other cannot have reached its limit.
-    let truncated = kept.len() < text.len() || (output.truncated && output.stdout.len() >= output_limit);
-    let mut results = Map::from_iter([("output".to_owned(), Value::from(kept))]);
-    if truncated {
-        results.insert("truncated".into(), true.into());
-    }
-    results
-}
-
-/// The start of a text that takes at most so many bytes as JSON, where a control character takes six.
-fn cut(text: &str, limit: usize) -> &str {
-    let mut json_bytes = 0;
-    for (at, c) in text.char_indices() {
-        json_bytes += match c {
-            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-            '\0'..='\u{1f}' => 6,
-            _ => c.len_utf8(),
-        };
-        if json_bytes > limit {
-            return &text[..at];
+/// The schema of declared parameters.
+fn schema(declared: &[Parameter]) -> Schema {
+    let mut properties = Map::new();
+    for parameter in declared {
+        let mut schema = parameter.kind.schema();
+        if let Some(default) = &parameter.default {
+            schema["default"] = default.clone();
         }
+        properties.insert(parameter.name.clone(), schema);
     }
-    text
+    let required: Vec<&str> =
+        declared.iter().filter(|one| one.required).map(|one| one.name.as_str()).collect();
+    let schema = json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    });
+    schema.try_into().expect("a JSON object is a schema")
 }
-
-fn start_of(bytes: &[u8], limit: usize) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]).into_owned()
-}
-
-/// How much longer than the script the action may take: the script's group gets 5 s between TERM and KILL, and a busy
-/// machine a little more. Past this the engine would answer instead of the script's own time limit.
-const BUDGET_MARGIN: Duration = Duration::from_secs(15);
-
-/// How much of each output stream is kept unless configured, in bytes: as much as an answer can carry.
-const DEFAULT_OUTPUT_LIMIT_BYTES: usize = MAX_RESULT_BYTES;
-
-/// Largest `d` of a script's answer, in bytes of JSON: half of what fits, so that envelope and reqId always do.
-const MAX_RESULT_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
-
-/// Longest message of a script to the platform, in bytes of JSON: a few sentences.
-const MAX_MESSAGE_BYTES: usize = 1024;
-
-/// How much of standard error goes to the log, in bytes: the lines around an error, not a transcript.
-const MAX_STDERR_BYTES: usize = 2048;
-
-/// `sysexits.h`: the command was used incorrectly.
-const EX_USAGE: i32 = 64;
-
-/// `sysexits.h`: a service is not available.
-const EX_UNAVAILABLE: i32 = 69;
-
-/// `sysexits.h`: a temporary failure; the user is invited to try again.
-const EX_TEMPFAIL: i32 = 75;
 
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use iotdm_core::Declined;
+use iotdm_core::{Declined, Table};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::State;
-use crate::engine::{Announcement, Batch, Delivered, Delivery, Effect, Engine, Input, Now, Ticket};
+use crate::engine::{Announcement, Batch, Delivered, Delivery, Effect, Engine, Input, Now, Offer, Ticket};
 use crate::journal::{Journal, Write};
 use crate::link::{Connection, LinkEvent};
 use crate::store::StoreError;
 
-use super::services::Command;
+use super::services::{Command, Replaced};
 use super::tasks::{TaskEvent, Tasks};
 use super::{Driver, Ending, RunError, Shutdown};
 
@@ -27,6 +28,7 @@ pub(super) struct Run<'a> {
     tasks: Tasks,
     task_events: mpsc::UnboundedReceiver<TaskEvent>,
     tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Declined>>>,
+    replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
     next_ticket: u64,
     ever_connected: bool,
     credentials_refused: bool,
@@ -56,6 +58,7 @@ impl<'a> Run<'a> {
             tasks,
             task_events,
             tickets: BTreeMap::new(),
+            replacements: BTreeMap::new(),
             next_ticket: 0,
             ever_connected: false,
             credentials_refused: false,
@@ -163,15 +166,44 @@ impl<'a> Run<'a> {
             Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
             Command::WantManaged(wanted) => Input::WantManaged(wanted),
+            Command::Replace(actions, done) => return self.replace(actions, done),
         };
         self.input(input);
     }
 
     fn ticket(&mut self, done: oneshot::Sender<Result<(), Declined>>) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let ticket = self.next_ticket();
         self.tickets.insert(ticket, done);
         ticket
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    fn replace(&mut self, actions: Table, done: Replaced) {
+        let mut table = Table::clone(&self.driver.table);
+        if let Err(error) = table.replace(actions) {
+            // Whoever waited may have gone, here as below.
+            let _ = done.send(Err(error));
+            return;
+        }
+        let offer = offer(&table);
+        let ticket = self.next_ticket();
+        self.replacements.insert(ticket, (Arc::new(table), done));
+        self.input(Input::Replace(offer, ticket));
+    }
+
+    /// Tasks from here on, and the next engine, have the other handlers.
+    fn replaced(&mut self, ticket: Ticket) {
+        let Some((table, done)) = self.replacements.remove(&ticket) else { return };
+        let Offer { policies, supports } = offer(&table);
+        self.driver.settings.policies = policies;
+        self.driver.settings.manage.supports = supports;
+        self.driver.table = table.clone();
+        self.tasks.replace(table);
+        let _ = done.send(Ok(()));
     }
 
     fn input(&mut self, input: Input) {
@@ -223,6 +255,7 @@ impl<'a> Run<'a> {
             Effect::Attributes(changes) => self.driver.handle.attributes.apply(changes),
             Effect::Confirm(ticket) => self.tell(ticket, Ok(())),
             Effect::Decline(ticket) => self.tell(ticket, Err(Declined::OutOfBounds)),
+            Effect::Replaced(ticket) => self.replaced(ticket),
             Effect::Announce(announcement) => self.announce(announcement),
         }
     }
@@ -297,6 +330,14 @@ impl<'a> Run<'a> {
             uptime: self.driver.system.uptime(),
             wall: self.driver.system.wall_clock(),
         }
+    }
+}
+
+/// What the engine is told of a table.
+fn offer(table: &Table) -> Offer {
+    Offer {
+        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
+        supports: table.supports(),
     }
 }
 

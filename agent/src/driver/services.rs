@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use iotdm_core::{Declined, Report, Services};
+use iotdm_core::{Declined, Report, Services, Table, TableError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -10,12 +10,17 @@ use tokio_util::task::TaskTracker;
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
 
+/// Who waits for other actions to serve, or to be refused.
+pub(crate) type Replaced = oneshot::Sender<Result<(), TableError>>;
+
 /// What a product or a handler asks of the running agent.
 #[derive(Debug)]
 pub(crate) enum Command {
     SetAttributes(Vec<(String, Value)>, Done),
     Report(Report, Done),
     WantManaged(bool),
+    /// These actions in the place of those that can be replaced.
+    Replace(Table, Replaced),
 }
 
 /// The attributes as they were last made durable.
@@ -67,6 +72,19 @@ impl Handle {
 
     pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), Declined> {
         self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| Declined::Stopping)
+    }
+
+    /// `None` when the agent has ended.
+    pub(crate) async fn replace(&self, actions: Table) -> Option<Result<(), TableError>> {
+        loop {
+            let (done, answer) = oneshot::channel();
+            self.commands.send(Command::Replace(actions.clone(), done)).await.ok()?;
+            match answer.await {
+                Ok(result) => return Some(result),
+                Err(_) if self.commands.is_closed() => return None,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Asks until there is an answer: an agent that opens its journal again after a failed commit has forgotten who

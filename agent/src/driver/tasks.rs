@@ -70,6 +70,11 @@ impl Tasks {
         Self { table, system, handle, events, running: BTreeMap::new(), all: TaskTracker::new() }
     }
 
+    /// Tasks that start from here on have these handlers.
+    pub(super) fn replace(&mut self, table: Arc<Table>) {
+        self.table = table;
+    }
+
     pub(super) fn start(&mut self, task: Task) {
         let cancellation = CancellationToken::new();
         let (key, cancelled) = (task.key, cancellation.clone());

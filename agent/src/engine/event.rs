@@ -1,8 +1,9 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Failure, Performed, Recovery, Report, ReqId, Route, Subject};
+use iotdm_core::{Decision, Failure, Performed, Policy, Recovery, Report, ReqId, Route, Subject, Supports};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -41,8 +42,19 @@ pub enum Input {
     Report(Report, Option<Ticket>),
     /// The product wants the device to be managed, as it is at first, or no longer.
     WantManaged(bool),
+    /// The device offers other actions from here on.
+    Replace(Offer, Ticket),
     /// The agent is to stop: nothing new starts.
     Stop,
+}
+
+/// What a device offers, as the engine needs it.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The rules of every action that has a handler.
+    pub policies: BTreeMap<Route, Policy>,
+    /// What manage claims.
+    pub supports: Supports,
 }
 
 /// Why there is no connection.
@@ -117,6 +129,8 @@ pub enum Effect {
     Confirm(Ticket),
     /// What this ticket asked for is out of bounds, and not done.
     Decline(Ticket),
+    /// Tasks that start after this one are those of the offer that came with this ticket.
+    Replaced(Ticket),
     /// The session changed in a way its owner wants to hear.
     Announce(Announcement),
 }

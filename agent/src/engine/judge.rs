@@ -29,7 +29,10 @@ impl Engine {
 
     fn start_judgement(&mut self, key: KeyHash) {
         let request = &self.requests[&key];
-        let attempts = self.settings.policies[&request.route].attempts;
+        let Some(attempts) = self.settings.policies.get(&request.route).map(|policy| policy.attempts) else {
+            self.finish_performed(key, Some("this device no longer offers that action".into()));
+            return self.open_session();
+        };
         if request.attempt > attempts {
             self.finish_performed(key, Some(format!("interrupted {attempts} times; it is given up")));
             return self.open_session();

@@ -133,7 +133,12 @@ impl Engine {
         if self.requests[&key].response().is_some() {
             return self.finish_performed(key, Some("this device no longer offers that action".into()));
         }
-        let refusal = iotdm_core::Refusal::unsupported("this device no longer offers that action");
+        let request = &self.requests[&key];
+        let refusal = if request.works && matches!(request.stage, Stage::Deciding) {
+            iotdm_core::Refusal::failed("interrupted; it may have happened")
+        } else {
+            iotdm_core::Refusal::unsupported("this device no longer offers that action")
+        };
         self.finish_refused(key, Class::Executed, &refusal);
     }
 

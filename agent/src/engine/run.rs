@@ -31,6 +31,8 @@ pub(super) struct RunningTask {
     pub(super) slot: Slot,
     /// Whether it repeats work that a crash interrupted; such work goes one at a time.
     rerun: bool,
+    /// The rules it was started with: others may be offered meanwhile.
+    policy: Policy,
 }
 
 /// What a task occupies until it has ended.
@@ -144,7 +146,7 @@ impl Engine {
 
     pub(super) fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
         let request = &self.requests[&key];
-        let policy = &self.settings.policies[&request.route];
+        let policy = self.settings.policies[&request.route];
         let budget = match moment {
             TaskMoment::Handle => policy.budget,
             TaskMoment::AfterAck => policy.perform_budget,
@@ -166,7 +168,7 @@ impl Engine {
             budget,
             rebooted,
         };
-        let before = self.running.insert(key, RunningTask { slot, rerun: request.attempt > 1 });
+        let before = self.running.insert(key, RunningTask { slot, rerun: request.attempt > 1, policy });
         assert!(before.is_none(), "a task starts only when the one before it has ended");
         self.timers.set(Timer::Task(key), self.now.monotonic + budget);
         self.effect(Effect::Start(task));
@@ -179,7 +181,6 @@ impl Engine {
             return self.note("a handler's answer came after its time", "it is dropped");
         };
         self.timers.clear(&Timer::Task(key));
-        let phases = self.settings.policies[&request.route].phases;
         match decision {
             Decision::Undecodable(refusal) => self.finish_refused(key, Class::Passing, &refusal),
             Decision::Refused(refusal) => {
@@ -189,7 +190,7 @@ impl Engine {
             Decision::Replied(parts) => {
                 let raw = request.req_id.to_raw();
                 let response = Response::new(&raw, parts.rc).data(parts.d.as_deref()).to_bytes();
-                match phases {
+                match self.running[&key].policy.phases {
                     Phases::WorkThenAnswer => self.finish(key, Class::Executed, response.into()),
                     Phases::AnswerThenWork => self.settle(key, response.into()),
                 }
@@ -284,9 +285,8 @@ impl Engine {
 
     fn cut_short(&mut self, key: KeyHash) {
         let Some(request) = self.requests.get_mut(&key) else { return };
-        let policy = &self.settings.policies[&request.route];
         match &request.stage {
-            Stage::Deciding if resumes(policy) => {
+            Stage::Deciding if resumes(&self.running[&key].policy) => {
                 request.stage = Stage::Queued;
                 request.attempt += 1;
                 if takes_lane(&request.route) {
@@ -335,7 +335,7 @@ impl Engine {
     pub(super) fn task_overran(&mut self, key: KeyHash) {
         self.effect(Effect::Cancel(key));
         let Some(request) = self.requests.get(&key) else { return };
-        let policy = &self.settings.policies[&request.route];
+        let policy = &self.running[&key].policy;
         match &request.stage {
             Stage::Deciding => {
                 let refusal =

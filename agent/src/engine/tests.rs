@@ -11,6 +11,7 @@ mod loops;
 mod malformed;
 mod model;
 mod quarantine;
+mod replace;
 mod replay;
 mod session;
 mod stories;

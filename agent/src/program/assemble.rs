@@ -12,10 +12,10 @@ use iotdm_handlers::firmware::{
     Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, InstallOptions,
     Verification,
 };
-use iotdm_handlers::{Diagnostics, Restarts, ScriptSpec, Scripts};
+use iotdm_handlers::{Diagnostics, Restarts, Scripts};
 
 use super::config::{
-    Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction, ScriptAction, Settings, Verify,
+    Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction, Settings, Verify,
 };
 
 /// An agent, and what runs beside it.
@@ -44,8 +44,7 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
     if let Some(action) = &actions.firmware {
         builder = with_firmware(builder, action)?;
     }
-    let scripts = actions.scripts.iter().map(spec).fold(Scripts::new(), Scripts::add);
-    builder = builder.with(scripts);
+    builder = builder.replaceable(scripts(actions));
     let diagnostics = actions.diagnostics.as_ref().map(|_| Diagnostics::new(system));
     if let (Some(action), Some(diagnostics)) = (&actions.diagnostics, &diagnostics) {
         builder = with_diagnostics(builder, action, diagnostics);
@@ -126,19 +125,9 @@ fn with_late(builder: Builder, route: Route, late: Late) -> Builder {
     builder.policy(route, move |policy| policy.late = late)
 }
 
-fn spec(script: &ScriptAction) -> ScriptSpec {
-    ScriptSpec {
-        bundle: script.bundle.clone(),
-        action: script.action.clone(),
-        program: script.command.program.clone(),
-        args: script.command.args.clone(),
-        directory: script.directory.clone(),
-        time_limit: script.time_limit,
-        output_limit: script.output_limit,
-        env: script.env.clone(),
-        interrupted: script.interrupted,
-        late: script.late,
-    }
+/// The scripts of the configuration.
+pub(crate) fn scripts(actions: &Actions) -> Scripts {
+    actions.scripts.iter().cloned().fold(Scripts::new(), Scripts::add)
 }
 
 /// The program and its arguments in one list.

@@ -2,9 +2,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use iotdm_core::{Action, Interrupted, Late, Route};
+use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
-use super::config::{Actions, FirmwareAction, RestartAction, Settings, Verify, plain};
+use super::config::{Actions, CommandLine, FirmwareAction, RestartAction, Settings, Verify, plain};
 use super::logging::{Level, LogFormat};
 
 /// What `run` would do with these settings, in words. No secret is in it.
@@ -83,29 +84,35 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
             ),
         );
     }
-    for script in &actions.scripts {
-        let directory =
-            script.directory.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default();
-        let interrupted = match script.interrupted {
-            Interrupted::Refuse => "",
-            Interrupted::RunAgain => ", run again when interrupted",
-        };
-        line(
-            "serve",
-            format!(
-                "{}/{}: {}{directory} within {}, {} bytes of each output{interrupted}{}",
-                script.bundle,
-                script.action,
-                script.command,
-                plain(script.time_limit),
-                script.output_limit,
-                late(script.late)
-            ),
-        );
+    for spec in &actions.scripts {
+        line("serve", format!("{}/{}: {}", spec.bundle, spec.action, script(spec)));
     }
     if !refused.is_empty() {
         line("refuse", format!("{} with 501: not enabled", refused.join(", ")));
     }
+}
+
+fn script(spec: &ScriptSpec) -> String {
+    let command = CommandLine { program: spec.program.clone(), args: spec.args.clone() };
+    let directory = spec.directory.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default();
+    let user = spec.user.map(|user| format!(" as user {}:{}", user.uid, user.gid)).unwrap_or_default();
+    let parameters = match spec.parameters.as_deref() {
+        None => String::new(),
+        Some([]) => ", without parameters".into(),
+        Some(declared) => {
+            let names: Vec<&str> = declared.iter().map(|parameter| parameter.name.as_str()).collect();
+            format!(", given {}", names.join(", "))
+        }
+    };
+    let interrupted = match spec.interrupted {
+        Interrupted::Refuse => "",
+        Interrupted::RunAgain => ", run again when interrupted",
+    };
+    let (limit, bytes) = (plain(spec.time_limit), spec.output_limit);
+    let late = late(spec.late);
+    format!(
+        "{command}{directory}{user} within {limit}, {bytes} bytes of each output{parameters}{interrupted}{late}"
+    )
 }
 
 fn custom(route: &Route) -> String {

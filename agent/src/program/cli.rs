@@ -29,7 +29,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Connect and serve until stopped with Ctrl-C or SIGTERM; a second one ends at once.
+    /// Connect and serve until stopped with Ctrl-C or SIGTERM; a second one ends at once. SIGHUP reads the scripts of
+    /// the configuration again.
     Run {
         /// The configuration. Relative paths in it start at its folder.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -42,12 +43,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Print the extension package of a bundle of custom actions as JSON, to be imported in the platform before the
+    /// device claims that bundle.
+    ExtensionPackage {
+        /// The configuration. Relative paths in it start at its folder.
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The bundle; without it, the only one that the configuration has.
+        #[arg(long, value_name = "BUNDLE")]
+        bundle: Option<String>,
+    },
 }
 
 impl Command {
     pub(crate) fn config(&self) -> &Path {
         match self {
-            Self::Run { config } | Self::Check { config } => config,
+            Self::Run { config } | Self::Check { config } | Self::ExtensionPackage { config, .. } => config,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The operator's configuration: one TOML file, read into plain settings or into errors that say what to do.
 //!
 //! # Flow
-//! `document` holds the text and finds lines in it, `file` is its shape, `values` are its ranges, `explain` words
-//! what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
+//! `document` holds the text and finds lines in it, `file` and `declaration` are its shape, `values` are its ranges,
+//! `explain` words what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
+//! `folder` is where scripts are declared in files of their own, `users` whom they may run as.
 //!
 //! # Guarantees
 //! * Every problem names the file, the line and column, the key, what is wrong and what would be right.
@@ -12,24 +13,27 @@
 //! # Caveats
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
+mod declaration;
 mod document;
 mod explain;
 mod file;
+mod folder;
 mod references;
 mod resolve;
+mod users;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use iotdm_agent::Config;
-use iotdm_core::{Interrupted, Late};
+use iotdm_core::Late;
+use iotdm_handlers::ScriptSpec;
 
 use super::logging::LogSettings;
 pub(crate) use values::plain;
@@ -99,7 +103,7 @@ pub(crate) struct Actions {
     pub(crate) factory_reset: Option<RestartAction>,
     pub(crate) firmware: Option<FirmwareAction>,
     pub(crate) diagnostics: Option<DiagnosticsAction>,
-    pub(crate) scripts: Vec<ScriptAction>,
+    pub(crate) scripts: Vec<ScriptSpec>,
 }
 
 /// Reboot or factory reset.
@@ -153,36 +157,6 @@ pub(crate) struct DiagnosticsAction {
     pub(crate) late: Late,
 }
 
-/// A program that carries out a custom action.
-#[derive(Clone)]
-pub(crate) struct ScriptAction {
-    pub(crate) bundle: String,
-    pub(crate) action: String,
-    pub(crate) command: CommandLine,
-    /// Where it runs; the root folder when absent.
-    pub(crate) directory: Option<PathBuf>,
-    /// Variables it gets beside `PATH`.
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) time_limit: Duration,
-    /// Bytes kept of each of its two outputs.
-    pub(crate) output_limit: usize,
-    pub(crate) interrupted: Interrupted,
-    pub(crate) late: Late,
-}
-
-impl fmt::Debug for ScriptAction {
-    // Environment and arguments may hold secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScriptAction")
-            .field("bundle", &self.bundle)
-            .field("action", &self.action)
-            .field("program", &self.command.program)
-            .field("args", &self.command.args.len())
-            .field("env", &self.env.keys())
-            .finish_non_exhaustive()
-    }
-}
-
 /// A program and its arguments. There is no shell.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct CommandLine {
@@ -221,9 +195,13 @@ impl ConfigError {
         Self { problems: vec![problem] }
     }
 
-    /// In the order of the file.
-    fn all(mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.position);
+    /// In the order of the file; those of other files come after it, as they were read.
+    fn all(mut problems: Vec<Problem>, main: &Path) -> Self {
+        problems.sort_by_key(
+            |problem| {
+                if problem.file == main { (false, problem.position) } else { (true, None) }
+            },
+        );
         Self { problems }
     }
 }

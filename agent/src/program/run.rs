@@ -10,7 +10,8 @@ use tokio::runtime;
 
 use super::assemble::{Assembly, AssemblyError, assemble};
 use super::config::Settings;
-use super::signals;
+use super::reload;
+use super::signals::{self, Signals};
 
 /// Why a run ended other than as asked. Each message is the last line of the log.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +53,10 @@ pub(crate) enum RunError {
     },
 }
 
-/// Runs the agent until it is stopped.
-pub(crate) fn run(settings: &Settings) -> Result<(), RunError> {
-    let stop = signals::stop_on_signal().map_err(|reason| internal("signals cannot be received", &reason))?;
+/// Runs the agent until it is stopped. SIGHUP has the scripts of `config` read again.
+pub(crate) fn run(config: &Path, settings: &Settings) -> Result<(), RunError> {
+    let Signals { stop, reload } =
+        signals::receive().map_err(|reason| internal("signals cannot be received", &reason))?;
     let Assembly { agent, diagnostics } = assemble(settings)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,6 +67,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), RunError> {
         if let Some(diagnostics) = diagnostics {
             tokio::spawn(report(diagnostics, agent.device()));
         }
+        tokio::spawn(reload::reload(config.into(), agent.device(), reload));
         agent.run_until(stop.cancelled_owned()).await
     });
     result.map_err(|error| RunError::of(error, &settings.journal))

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use iotdm_core::{ChildError, ChildExit, ChildOutput, ChildProcess};
+use iotdm_core::{ChildError, ChildExit, ChildOutput, ChildProcess, LineListener, RunAs};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -21,8 +21,8 @@ pub(super) async fn run(spec: ChildProcess) -> Result<ChildOutput, ChildError> {
     let not_started =
         |error: io::Error| ChildError::NotStarted { program: program.clone(), reason: error.to_string() };
     let mut running = Running::start(command(&spec).spawn().map_err(not_started)?);
-    let mut stdout = Kept::new(spec.output_limit);
-    let mut stderr = Kept::new(spec.output_limit);
+    let mut stdout = Kept::new(spec.output_limit, None);
+    let mut stderr = Kept::new(spec.output_limit, spec.lines.clone().map(Lines::new));
     let ended = {
         let child = running.child();
         let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -58,6 +58,10 @@ fn command(spec: &ChildProcess) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(RunAs { uid, gid }) = spec.user {
+        // Root's supplementary groups go with its user: the standard library clears them for another one.
+        command.gid(gid).uid(uid);
+    }
     command
 }
 
@@ -167,11 +171,12 @@ struct Kept {
     bytes: Vec<u8>,
     limit: usize,
     truncated: bool,
+    lines: Option<Lines>,
 }
 
 impl Kept {
-    fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit, truncated: false }
+    fn new(limit: usize, lines: Option<Lines>) -> Self {
+        Self { bytes: Vec::new(), limit, truncated: false, lines }
     }
 
     /// Reads to the end and keeps up to the limit: a child must not stand still because nobody reads on.
@@ -183,7 +188,37 @@ impl Kept {
             let kept = count.min(self.limit - self.bytes.len());
             self.bytes.extend_from_slice(&chunk[..kept]);
             self.truncated |= kept < count;
+            if let Some(lines) = &mut self.lines {
+                lines.take(&chunk[..count]);
+            }
         }
+    }
+}
+
+/// Cuts a stream into lines, the whole of it: what is kept of it has another bound.
+struct Lines {
+    listener: LineListener,
+    started: Vec<u8>,
+}
+
+impl Lines {
+    fn new(listener: LineListener) -> Self {
+        Self { listener, started: Vec::new() }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.append(&bytes[..end]);
+            self.listener.hear(&String::from_utf8_lossy(&self.started));
+            self.started.clear();
+            bytes = &bytes[end + 1..];
+        }
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let room = LineListener::MAX_LINE_BYTES - self.started.len();
+        self.started.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 

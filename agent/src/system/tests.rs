@@ -1,8 +1,10 @@
 // Real processes, real time: bounds are generous and every wait is for an event.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use iotdm_core::{LineListener, RunAs};
 use tokio::time::timeout;
 
 use super::*;
@@ -15,13 +17,9 @@ const STARTED: Duration = Duration::from_secs(3);
 
 fn sh(script: &str) -> ChildProcess {
     ChildProcess {
-        program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
-        stdin: Vec::new(),
-        env: BTreeMap::new(),
-        directory: None,
         time_limit: GENEROUS,
-        output_limit: 64 * 1024,
+        ..ChildProcess::new("/bin/sh")
     }
 }
 
@@ -305,4 +303,110 @@ fn the_clocks_and_the_boot_id_are_the_kernels() {
     assert!(before > Duration::ZERO && system.uptime() >= before);
     assert_eq!(system.boot_id().0.len(), 36);
     assert_eq!(LinuxSystem::new().unwrap().boot_id(), system.boot_id());
+}
+
+#[tokio::test]
+async fn lines_of_standard_error_are_heard_while_the_child_runs() {
+    let (heard, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    // It ends only when the first line was heard.
+    let script = "echo one >&2; until [ -e \"$GO\" ]; do sleep 0.05; done; printf 'two\nno end' >&2";
+    let child = ChildProcess {
+        env: BTreeMap::from([("GO".into(), go.to_str().unwrap().into())]),
+        lines: Some(LineListener::new(move |line| heard.send(line.to_owned()).unwrap())),
+        ..sh(script)
+    };
+    let listening = async {
+        assert_eq!(lines.recv().await.unwrap(), "one");
+        fs::write(&go, "").unwrap();
+        assert_eq!(lines.recv().await.unwrap(), "two");
+    };
+    let (output, ()) = tokio::join!(run(child), listening);
+    assert_eq!(output.unwrap().stderr, b"one\ntwo\nno end");
+}
+
+#[tokio::test]
+async fn a_line_without_end_takes_no_more_memory_than_a_line_may_have() {
+    let (heard, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let child = ChildProcess {
+        output_limit: 10,
+        lines: Some(LineListener::new(move |line| heard.send(line.to_owned()).unwrap())),
+        ..sh("head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo last >&2")
+    };
+    let output = run(child).await.unwrap();
+    assert!(output.truncated);
+    let long = lines.recv().await.unwrap();
+    assert_eq!(long.len(), LineListener::MAX_LINE_BYTES);
+    assert_eq!(lines.recv().await.unwrap(), "last");
+}
+
+/// Set where a test runs as a child of another one.
+const WITH_GROUPS: &str = "IOTDM_TEST_WITH_GROUPS";
+
+/// What a child finds in the kernel's own words about itself.
+const WHO_AM_I: &str = "grep -E '^(Uid|Gid|Groups):' /proc/self/status";
+
+/// Whoever runs this may have no other groups that could be kept by mistake: a process of its own gets some.
+#[tokio::test]
+#[ignore = "needs root: only root may run a child as another user"]
+async fn another_user_has_its_own_group_and_none_of_root_s() {
+    assert!(rustix::process::geteuid().is_root(), "run it as root");
+    let test = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let inner = "system::tests::a_process_with_groups_runs_a_child_as_another_user";
+    let args = ["--groups", "7,8", &test, "--exact", inner, "--include-ignored"];
+    let child = ChildProcess {
+        args: args.map(str::to_owned).to_vec(),
+        env: BTreeMap::from([(WITH_GROUPS.into(), "yes".into())]),
+        time_limit: GENEROUS,
+        ..ChildProcess::new("setpriv")
+    };
+    let output = run(child).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.exit == ChildExit::Status(0) && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "run as a child process by another test"]
+async fn a_process_with_groups_runs_a_child_as_another_user() {
+    if std::env::var_os(WITH_GROUPS).is_none() {
+        return;
+    }
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(own.contains("Groups:\t7 8"), "{own}");
+    let child = ChildProcess { user: Some(RunAs { uid: 65534, gid: 65533 }), ..sh(WHO_AM_I) };
+    let output = String::from_utf8(run(child).await.unwrap().stdout).unwrap();
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines,
+        [
+            vec!["Uid:", "65534", "65534", "65534", "65534"],
+            vec!["Gid:", "65533", "65533", "65533", "65533"],
+            vec!["Groups:"],
+        ]
+    );
+}
+
+/// A group of another user must die with it, too: the agent signals as root.
+#[tokio::test]
+#[ignore = "needs root: only root may run a child as another user"]
+async fn the_time_limit_ends_the_child_of_another_user_and_what_it_started() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+    let child = ChildProcess {
+        user: Some(RunAs { uid: 65534, gid: 65534 }),
+        time_limit: STARTED,
+        ..family(folder.path(), "trap '' TERM")
+    };
+    assert!(matches!(run(child).await, Err(ChildError::TimedOut { .. })));
+    gone(&pids(folder.path()).await).await;
+}
+
+#[tokio::test]
+async fn who_is_not_root_cannot_run_a_child_as_another_user() {
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let child = ChildProcess { user: Some(RunAs { uid: 65534, gid: 65534 }), ..sh("true") };
+    assert!(matches!(run(child).await, Err(ChildError::NotStarted { .. })));
 }

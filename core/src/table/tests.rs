@@ -160,3 +160,55 @@ fn what_is_put_around_the_handlers_is_put_around_each_of_them() {
     });
     assert_eq!(seen.into_inner(), [Route::Reboot, Dim::ROUTE]);
 }
+
+/// Bundles as a product has them: actions of the lamp, and one that cannot be replaced.
+struct Lamp(&'static [&'static str]);
+
+impl Bundle for Lamp {
+    fn register(self, table: &mut Table) -> Result<(), TableError> {
+        for action in self.0 {
+            table.on_route::<Dim>(Route::custom("lamp", action), Policy::of::<Dim>(), Device)?;
+        }
+        Ok(())
+    }
+}
+
+struct Restarting;
+
+impl Bundle for Restarting {
+    fn register(self, table: &mut Table) -> Result<(), TableError> {
+        table.on::<Reboot>(Device)
+    }
+}
+
+#[test]
+fn replacing_takes_away_what_was_replaceable_and_nothing_else() {
+    let mut table = Table::new();
+    table.on::<Reboot>(Device).unwrap();
+    table.with(Lamp(&["fixed"])).unwrap();
+    table.replace(Lamp(&["dim", "blink"])).unwrap();
+    table.replace(Lamp(&["dim", "glow"])).unwrap();
+    let routes: Vec<String> = table.policies().map(|(route, _)| route.to_string()).collect();
+    assert_eq!(
+        routes,
+        [
+            "mgmt/initiate/device/reboot",
+            "mgmt/custom/lamp/dim",
+            "mgmt/custom/lamp/fixed",
+            "mgmt/custom/lamp/glow"
+        ]
+    );
+}
+
+#[test]
+fn a_replacement_that_cannot_be_registered_changes_nothing() {
+    let mut table = Table::new();
+    table.with(Lamp(&["fixed"])).unwrap();
+    table.replace(Lamp(&["dim"])).unwrap();
+    let before = format!("{table:?}");
+    let route = |action| Route::custom("lamp", action);
+    assert_eq!(table.replace(Lamp(&["glow", "fixed"])), Err(TableError::Duplicate(route("fixed"))));
+    assert_eq!(table.replace(Lamp(&["glow", "glow"])), Err(TableError::Duplicate(route("glow"))));
+    assert_eq!(table.replace(Restarting), Err(TableError::NotReplaceable(Route::Reboot)));
+    assert_eq!(format!("{table:?}"), before);
+}

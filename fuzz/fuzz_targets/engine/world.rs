@@ -224,6 +224,7 @@ impl World {
             | Effect::Attributes(_)
             | Effect::Confirm(_)
             | Effect::Decline(_)
+            | Effect::Replaced(_)
             | Effect::Announce(_) => {}
         }
     }

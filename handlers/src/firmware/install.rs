@@ -264,13 +264,10 @@ fn child(
     };
     let (program, args) = command.split_first().expect("FirmwareOptions::check wants a program");
     ChildProcess {
-        program: program.into(),
         args: args.iter().map(argument).collect(),
-        stdin: Vec::new(),
-        env: Default::default(),
-        directory: None,
         time_limit,
         output_limit: OUTPUT_LIMIT_BYTES,
+        ..ChildProcess::new(program)
     }
 }
 

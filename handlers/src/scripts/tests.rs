@@ -1,6 +1,12 @@
-use iotdm_core::{Code, ContextParts, Decision, ReqId};
-use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
+use iotdm_core::{
+    ChildError, ChildOutput, ContextParts, ExtensionAction, ExtensionPackage, ExtensionParameter,
+    Interrupted, Late, MAX_PAYLOAD_BYTES, ReqId, RunAs,
+};
+
+use super::answer::{MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_STDERR_BYTES};
 use super::*;
 use crate::fake::{FakeServices, FakeSystem, ask, context, output, parts, raw};
 
@@ -43,7 +49,7 @@ async fn refusal_of(result: Result<ChildOutput, ChildError>) -> Refusal {
 async fn the_request_is_on_standard_input_and_the_arguments_stand_as_configured() {
     let system = FakeSystem::new();
     let spec = ScriptSpec {
-        args: vec!["--level".into(), "${percent} $(id)".into()],
+        args: vec!["--level".into(), "$HOME $(id) { x }".into()],
         directory: Some("/var/lib/lamp".into()),
         time_limit: Duration::from_secs(7),
         output_limit: 99,
@@ -248,4 +254,194 @@ fn secrets_of_a_script_stay_out_of_debug_output() {
         ..dim()
     };
     assert!(!format!("{:?}", Scripts::new().add(spec)).contains("hunter2"));
+}
+
+/// A script with declared parameters and a template.
+fn declared() -> ScriptSpec {
+    let percent = Parameter::new("percent", ParameterKind::Integer { min: 0, max: 100 });
+    let fade = Parameter::new("fade", ParameterKind::Number { min: 0.0, max: 60.0 }).default(1.5);
+    let curve =
+        Parameter::new("curve", ParameterKind::Choice(vec!["linear".into(), "log".into()])).optional();
+    ScriptSpec {
+        args: ["--percent", "{percent}", "--fade={fade}"].map(str::to_owned).to_vec(),
+        parameters: Some(vec![percent, fade, curve]),
+        ..dim()
+    }
+}
+
+fn fields(values: Value) -> Value {
+    let fields = values.as_object().unwrap().iter();
+    json!({"fields": fields.map(|(field, value)| json!({"field": field, "value": value})).collect::<Vec<_>>()})
+}
+
+#[tokio::test]
+async fn a_script_gets_typed_values_on_standard_input_and_their_texts_as_arguments() {
+    let system = FakeSystem::new();
+    let cx = context(&system, &FakeServices::new());
+    ask(&table(declared()), &DIM, &cx, fields(json!({"percent": "40"}))).await;
+    let [child] = &system.runs()[..] else { panic!("it runs once") };
+    assert_eq!(child.args, ["--percent", "40", "--fade=1.5"]);
+    let input: Value = serde_json::from_slice(&child.stdin).unwrap();
+    assert_eq!(input["parameters"], json!({"percent": 40, "fade": 1.5}));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_declaration_is_a_400_that_is_not_kept_and_runs_nothing() {
+    for (values, message) in [
+        (json!({}), "percent: is missing; write a whole number from 0 to 100"),
+        (json!({"percent": null}), "percent: is missing; write a whole number from 0 to 100"),
+        (json!({"percent": "101"}), "percent: is out of range; write a whole number from 0 to 100"),
+        (json!({"percent": "40 "}), "percent: has another type; write a whole number from 0 to 100"),
+        (json!({"percent": 4, "fade": "-1"}), "fade: is out of range; write a number from 0 to 60"),
+        (json!({"percent": 4, "curve": "x"}), "curve: is out of range; write one of \"linear\", \"log\""),
+        (
+            json!({"percent": 4, "pro\u{7}cent": 4}),
+            "pro\\u{7}cent: is no parameter of this action; it has percent, fade, curve",
+        ),
+    ] {
+        let system = FakeSystem::new();
+        let cx = context(&system, &FakeServices::new());
+        match ask(&table(declared()), &DIM, &cx, fields(values)).await {
+            Decision::Undecodable(refusal) => {
+                assert_eq!((refusal.rc(), refusal.message()), (Code::BAD_REQUEST, message));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(system.runs().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_could_be_taken_for_an_option_is_a_400() {
+    let spec = ScriptSpec {
+        args: vec!["{room}".into()],
+        parameters: Some(vec![Parameter::new("room", ParameterKind::text())]),
+        ..dim()
+    };
+    let system = FakeSystem::new();
+    let cx = context(&system, &FakeServices::new());
+    let decision = ask(&table(spec), &DIM, &cx, fields(json!({"room": "--help"}))).await;
+    let Decision::Undecodable(refusal) = decision else { panic!("{decision:?}") };
+    assert!(refusal.message().starts_with("room: begins with a hyphen"), "{refusal}");
+    assert!(system.runs().is_empty());
+}
+
+#[tokio::test]
+async fn user_folder_and_variables_reach_the_child() {
+    let user = RunAs { uid: 7, gid: 8 };
+    let system = FakeSystem::new();
+    let spec = ScriptSpec { user: Some(user), ..dim() };
+    ask(&table(spec), &DIM, &context(&system, &FakeServices::new()), json!({})).await;
+    assert_eq!(system.runs()[0].user, Some(user));
+}
+
+#[tokio::test]
+async fn an_exit_status_means_what_its_script_declares() {
+    let spec = || ScriptSpec {
+        exit: BTreeMap::from([
+            (3, Code::CONFLICT),
+            (4, Code::BAD_REQUEST),
+            (5, Code::OK),
+            (6, Code::UNSUPPORTED),
+            (64, Code::FAILED),
+        ]),
+        ..dim()
+    };
+    for (status, rc) in [
+        (3, Code::CONFLICT),
+        (4, Code::BAD_REQUEST),
+        (6, Code::UNSUPPORTED),
+        (64, Code::FAILED),
+        (75, Code::CONFLICT),
+    ] {
+        let decision = decide(spec(), Ok(output(status, "", ""))).await;
+        let Decision::Refused(refusal) = decision else { panic!("{decision:?}") };
+        assert_eq!(refusal.rc(), rc, "{status}");
+    }
+    assert_eq!(d_of(spec(), output(5, "{\"was\": \"done\"}", "")).await, json!({"was": "done"}));
+}
+
+#[test]
+fn a_declaration_that_contradicts_itself_is_refused_when_it_is_registered() {
+    let parameter = |name: &str| Parameter::new(name, ParameterKind::Boolean);
+    let with = |args: &[&str], parameters: Vec<Parameter>| ScriptSpec {
+        args: args.iter().map(|text| (*text).to_owned()).collect(),
+        parameters: Some(parameters),
+        ..dim()
+    };
+    for (spec, reason) in [
+        (
+            with(&["{a}"], vec![]),
+            "{a} in an argument is no declared parameter; declare it, or write {{a}} for this text",
+        ),
+        (ScriptSpec { args: vec!["{a}".into()], ..dim() }, "{a} in an argument is no declared parameter"),
+        (with(&["{a}"], vec![parameter("a").optional()]), "{a} in an argument may be missing"),
+        (with(&[], vec![parameter("a"), parameter("a")]), "parameter a is declared twice"),
+        (with(&[], vec![parameter("a b")]), "parameter a b is no name"),
+        (
+            with(&[], vec![parameter("a").default("maybe")]),
+            "parameter a has a default that has another type; write true or false",
+        ),
+        (
+            with(&[], vec![Parameter::new("n", ParameterKind::Integer { min: 2, max: 1 })]),
+            "parameter n has an empty range",
+        ),
+        (
+            with(&[], (0..65).map(|n| parameter(&format!("p{n}"))).collect()),
+            "there are more than 64 parameters",
+        ),
+        (
+            ScriptSpec { exit: BTreeMap::from([(0, Code::OK)]), ..dim() },
+            "0 is no exit status that can be given",
+        ),
+        (
+            ScriptSpec { exit: BTreeMap::from([(3, Code::ACCEPTED)]), ..dim() },
+            "exit status 3 cannot become 202",
+        ),
+    ] {
+        match Table::new().with(Scripts::new().add(spec)) {
+            Err(TableError::Unusable { route, reason: found }) => {
+                assert_eq!(route, DIM);
+                assert!(found.starts_with(reason), "{found}");
+            }
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_package_has_every_script_of_a_bundle_with_its_parameters() {
+    let spec =
+        ScriptSpec { title: Some("Dim the lamp".into()), description: Some("Fades.".into()), ..declared() };
+    let scripts = Scripts::new()
+        .add(spec)
+        .add(ScriptSpec::new("lamp", "blink", "/b"))
+        .add(ScriptSpec::new("door", "open", "/o"));
+    let packages = scripts.packages();
+    assert_eq!(packages.keys().collect::<Vec<_>>(), ["door", "lamp"]);
+    let dim = ExtensionAction::new("Dim the lamp")
+        .description("Fades.")
+        .parameter(ExtensionParameter::required("percent").value("[0-9]{1,3}"))
+        .parameter(
+            ExtensionParameter::optional("fade")
+                .value("[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?")
+                .default_value("1.5"),
+        )
+        .parameter(ExtensionParameter::optional("curve").value("linear|log"));
+    let expected = ExtensionPackage::new("lamp", "lamp")
+        .action("dim", dim)
+        .action("blink", ExtensionAction::new("blink"));
+    assert_eq!(packages["lamp"], expected);
+}
+
+#[test]
+fn the_schema_of_a_script_is_that_of_its_declared_parameters() {
+    let schemas = table(declared()).schemas();
+    let request = &schemas["mgmt/custom/lamp/dim"]["request"];
+    assert_eq!(request["properties"]["percent"], json!({"type": "integer", "minimum": 0, "maximum": 100}));
+    assert_eq!(request["properties"]["fade"]["default"], 1.5);
+    assert_eq!(
+        (&request["required"], &request["additionalProperties"]),
+        (&json!(["percent"]), &json!(false))
+    );
 }

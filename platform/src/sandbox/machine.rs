@@ -320,15 +320,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_of_the_host_is_started() {
         let (system, _restarts) = SandboxSystem::new();
-        let child = ChildProcess {
-            program: "/bin/true".into(),
-            args: Vec::new(),
-            stdin: Vec::new(),
-            env: BTreeMap::new(),
-            directory: None,
-            time_limit: Duration::from_secs(1),
-            output_limit: 0,
-        };
+        let child = ChildProcess::new("/bin/true");
         assert!(matches!(system.run(child).await, Err(ChildError::NotStarted { .. })));
     }
 }

@@ -10,4 +10,5 @@ mod histories;
 mod product;
 mod refusals;
 mod restarts;
+mod scripts;
 mod sessions;

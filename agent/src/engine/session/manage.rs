@@ -98,6 +98,12 @@ impl Engine {
         }
     }
 
+    /// Other bundles are claimed than before: the platform is to know, and it may know these.
+    pub(in crate::engine) fn claim_anew(&mut self) {
+        self.session.bundles_refused = false;
+        self.manage_due();
+    }
+
     /// The product changed its mind about being managed (`docs/protocol.md` §4.2). An unmanaged device answers what
     /// still comes; its own requests wait for the next manage once the connection is another one.
     pub(in crate::engine) fn want_managed(&mut self, wanted: bool) {

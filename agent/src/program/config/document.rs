@@ -2,12 +2,30 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
+use super::declaration::ScriptFile;
 use super::file::File;
 use super::references::open;
 use super::{ConfigError, Problem, explain};
+
+/// What a document has to look like.
+pub(super) trait Shape: DeserializeOwned {
+    /// What is told of one that holds nothing.
+    const EMPTY: &'static str;
+}
+
+impl Shape for File {
+    const EMPTY: &'static str = "is empty; it needs at least a [device] section with org, type and id \
+                                 (the sample agent.toml shows every key)";
+}
+
+impl Shape for ScriptFile {
+    const EMPTY: &'static str = "is empty; it needs at least one [[script]] section with bundle, action and program, \
+                                 or another name than *.toml";
+}
 
 /// A configuration's text, with the places of its keys.
 #[derive(Debug)]
@@ -19,7 +37,7 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Parses a text and gives it its shape.
-    pub(super) fn parse(path: &'a Path, text: &'a str) -> Result<(Self, File), ConfigError> {
+    pub(super) fn parse<T: Shape>(path: &'a Path, text: &'a str) -> Result<(Self, T), ConfigError> {
         let root = DeTable::parse(text).map_err(|error| {
             let span = error.span().unwrap_or_default();
             let (key, message) = explain::syntax(error.message(), text.get(span.clone()).unwrap_or_default());
@@ -28,7 +46,7 @@ impl<'a> Document<'a> {
         })?;
         let document = Self { path, text, tree: root.get_ref().clone() };
         if document.tree.is_empty() {
-            return Err(ConfigError::one(document.problem_of_file(EMPTY)));
+            return Err(ConfigError::one(document.problem_of_file(T::EMPTY)));
         }
         let file = serde_path_to_error::deserialize(Deserializer::from(root)).map_err(|error| {
             let (key, message) = explain::shape(&error.path().to_string(), error.inner().message());
@@ -50,6 +68,17 @@ impl<'a> Document<'a> {
             key: key.into(),
             message: message.into(),
         }
+    }
+
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// Where a key stands, as problems name it.
+    pub(super) fn place(&self, key: &str) -> String {
+        let file = self.path.display();
+        self.position_of(key)
+            .map_or_else(|| file.to_string(), |(line, column)| format!("{file}:{line}:{column}"))
     }
 
     /// The folder that relative paths start at.
@@ -121,8 +150,5 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 
 /// Generous for a file that a person writes, small beside the agent's memory.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
-
-const EMPTY: &str = "is empty; it needs at least a [device] section with org, type and id \
-                     (the sample agent.toml shows every key)";
 
 const WHERE: &str = "name the configuration with --config";

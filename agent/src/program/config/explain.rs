@@ -48,6 +48,11 @@ fn missing(key: &str) -> &'static str {
         _ if key.ends_with(".bundle") => "add the id of the extension bundle that the action stands in",
         _ if key.ends_with(".action") => "add the action's id as the extension bundle has it",
         _ if key.ends_with(".program") => "add the program that carries out the action",
+        _ if key.ends_with(".name") => "add the parameter's name as the extension bundle has it",
+        _ if key.ends_with(".type") => {
+            "add one of \"integer\", \"number\", \"boolean\", \"string\" and \"enum\""
+        }
+        "script" => "add a [[script]] section with bundle, action and program",
         _ if key.ends_with(".refuse_after") => "write \"run\" or { refuse_after = \"15m\" }",
         _ => "add it",
     }
@@ -84,8 +89,11 @@ fn wrong_type(path: &str, message: &str) -> Option<String> {
         return Some("expected a text in quotes".into());
     }
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
-    if path == "actions.script" && found == "map" {
-        return Some("there may be several; write [[actions.script]], with two brackets on each side".into());
+    let sections = ["script", "parameter"].iter().any(|last| path.rsplit('.').next() == Some(last));
+    if sections && found == "map" && expected == "a sequence" {
+        let names: Vec<&str> = path.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
+        let name = names.join(".");
+        return Some(format!("there may be several; write [[{name}]], with two brackets on each side"));
     }
     let expected = match expected {
         "a string" => "a text in quotes",

@@ -1,16 +1,13 @@
 //! The file's sections as they are written. Defaults and what joins two keys are [`resolve`](super::resolve)'s.
 
-use std::collections::BTreeMap;
-
-use iotdm_core::Interrupted;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Verify;
+use super::declaration::Script;
 use super::values::{
-    Budget, Command, CustomId, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime,
-    NameText, Outbox, OutputLimit, Pending, Port, Running, ShutdownGrace, Span, TimeLimit, VariableName,
-    Whole,
+    Budget, Command, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime, NameText,
+    Outbox, Pending, Port, Running, ShutdownGrace, Span, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -112,6 +109,7 @@ pub(super) struct Actions {
     pub(super) firmware: Option<Firmware>,
     pub(super) diagnostics: Option<Diagnostics>,
     pub(super) script: Vec<Script>,
+    pub(super) scripts_dir: Option<FilePath>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,42 +144,6 @@ pub(super) struct Firmware {
 #[serde(default, deny_unknown_fields, expecting = "a section, [actions.diagnostics]")]
 pub(super) struct Diagnostics {
     pub(super) late: LateChoice,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section, [[actions.script]]")]
-pub(super) struct Script {
-    pub(super) bundle: CustomId,
-    pub(super) action: CustomId,
-    pub(super) program: FilePath,
-    #[serde(default)]
-    pub(super) args: Vec<String>,
-    pub(super) directory: Option<FilePath>,
-    #[serde(default)]
-    pub(super) env: BTreeMap<String, String>,
-    pub(super) time_limit: Option<Span<TimeLimit>>,
-    pub(super) output_limit: Option<Whole<OutputLimit>>,
-    #[serde(default)]
-    pub(super) interrupted: InterruptedChoice,
-    #[serde(default)]
-    pub(super) late: LateChoice,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum InterruptedChoice {
-    #[default]
-    Refuse,
-    RunAgain,
-}
-
-impl From<InterruptedChoice> for Interrupted {
-    fn from(choice: InterruptedChoice) -> Self {
-        match choice {
-            InterruptedChoice::Refuse => Self::Refuse,
-            InterruptedChoice::RunAgain => Self::RunAgain,
-        }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,6 +14,7 @@ use crate::program::logging::LogSettings;
 
 mod actions;
 mod json;
+mod scripts;
 
 /// Makes settings of a file's sections.
 ///
@@ -27,6 +28,7 @@ pub(super) fn resolve(
     let mut resolver = Resolver::new(document, surroundings);
     let identity = resolver.identity(&file.device);
     let token = resolver.token(&file.auth);
+    resolver.secret_variable = file.auth.token_env.map(|name| name.0);
     let broker = resolver.broker(&file.broker, &identity);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
     let limits = resolver.limits(&file.journal, &file.limits);
@@ -46,7 +48,7 @@ pub(super) fn resolve(
     resolver.warn_of_exposure(&config);
     let log = LogSettings { format: file.log.format, level: file.log.level };
     if !resolver.problems.is_empty() {
-        return Err(ConfigError::all(resolver.problems));
+        return Err(ConfigError::all(resolver.problems, document.path()));
     }
     Ok(Settings { config, actions, journal, log, warnings: resolver.warnings })
 }
@@ -57,12 +59,21 @@ struct Resolver<'a> {
     surroundings: &'a Surroundings<'a>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+    /// The environment variable that holds the token, where one does.
+    secret_variable: Option<String>,
 }
 
 impl<'a> Resolver<'a> {
     fn new(document: &'a Document<'a>, surroundings: &'a Surroundings<'a>) -> Self {
         let folder = document.folder();
-        Self { document, folder, surroundings, problems: Vec::new(), warnings: Vec::new() }
+        Self {
+            document,
+            folder,
+            surroundings,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            secret_variable: None,
+        }
     }
 
     fn problem(&mut self, key: &str, message: impl Into<String>) {

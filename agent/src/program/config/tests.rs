@@ -11,6 +11,7 @@ use super::{Settings, Surroundings};
 
 mod mistakes;
 mod sample;
+mod scripts;
 mod secrets;
 
 /// A folder with one configuration, and an environment.
@@ -129,13 +130,9 @@ fn relative_paths_start_at_the_file_s_folder() {
     assert_eq!(firmware.staging_dir, place.path("images"));
     assert_eq!(firmware.install_command.program, place.path("./install"));
     assert_eq!(firmware.install_command.args, ["now"], "arguments stay as they are");
-    assert_eq!(settings.actions.scripts[0].command.program, place.path("bin/dim"));
+    assert_eq!(settings.actions.scripts[0].program, place.path("bin/dim"));
     assert_eq!(settings.actions.scripts[0].directory, Some(place.path("work")));
-    assert_eq!(
-        settings.actions.scripts[1].command.program,
-        Path::new("sh"),
-        "a name alone is searched in PATH"
-    );
+    assert_eq!(settings.actions.scripts[1].program, Path::new("sh"), "a name alone is searched in PATH");
 }
 
 #[test]

@@ -326,7 +326,7 @@ impl World {
             }
             Effect::Attributes(_) => {}
             Effect::Confirm(ticket) => self.confirmed.push(ticket),
-            Effect::Decline(_) => {}
+            Effect::Decline(_) | Effect::Replaced(_) => {}
             Effect::Announce(announcement) => self.announced.push(announcement),
         }
     }

@@ -5,7 +5,7 @@ use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
-use super::super::{Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction, ScriptAction};
+use super::super::{Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction};
 use super::{Resolver, can_be_found};
 
 impl Resolver<'_> {
@@ -18,13 +18,14 @@ impl Resolver<'_> {
         });
         let can_restart = reboot.is_some();
         let diagnostics = actions.diagnostics.map(|section| DiagnosticsAction { late: section.late.0 });
-        let taken = diagnostics.iter().flat_map(|_| [ClearErrorCodes::ROUTE, ClearLog::ROUTE]).collect();
+        let taken: Vec<Route> =
+            diagnostics.iter().flat_map(|_| [ClearErrorCodes::ROUTE, ClearLog::ROUTE]).collect();
         Actions {
             reboot,
             factory_reset,
             firmware: actions.firmware.map(|section| self.firmware(section, can_restart)),
             diagnostics,
-            scripts: self.scripts(actions.script, taken),
+            scripts: self.scripts(actions.script, actions.scripts_dir.as_ref(), &taken),
         }
     }
 
@@ -88,56 +89,8 @@ impl Resolver<'_> {
         }
     }
 
-    fn scripts(&mut self, sections: Vec<file::Script>, taken: Vec<Route>) -> Vec<ScriptAction> {
-        let mut scripts: Vec<ScriptAction> = Vec::new();
-        for (index, section) in sections.into_iter().enumerate() {
-            let key = format!("actions.script[{index}]");
-            let script = self.script(&key, section);
-            let is_same =
-                |other: &ScriptAction| (&other.bundle, &other.action) == (&script.bundle, &script.action);
-            if scripts.iter().any(is_same) {
-                let (bundle, action) = (&script.bundle, &script.action);
-                self.problem(
-                    &format!("{key}.action"),
-                    format!("{bundle}/{action} has a script already; keep one of the two"),
-                );
-            }
-            let is_route = |route: &Route| {
-                matches!(route, Route::Custom { bundle, action }
-                    if *bundle == script.bundle && *action == script.action)
-            };
-            if taken.iter().any(is_route) {
-                let (bundle, action) = (&script.bundle, &script.action);
-                self.problem(
-                    &format!("{key}.action"),
-                    format!("{bundle}/{action} is served by [actions.diagnostics]; keep one of the two"),
-                );
-            }
-            scripts.push(script);
-        }
-        scripts
-    }
-
-    fn script(&mut self, key: &str, section: file::Script) -> ScriptAction {
-        let command = Command { program: section.program, args: section.args };
-        for name in section.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            self.problem(&format!("{key}.env"), format!("{name:?} is no name of an environment variable"));
-        }
-        ScriptAction {
-            bundle: section.bundle.0,
-            action: section.action.0,
-            command: self.command(&format!("{key}.program"), command),
-            directory: section.directory.map(|path| self.path(&path)),
-            env: section.env,
-            time_limit: section.time_limit.map_or(DEFAULT_TIME_LIMIT, |limit| limit.get()),
-            output_limit: section.output_limit.map_or(DEFAULT_OUTPUT_BYTES, |limit| limit.get_usize()),
-            interrupted: section.interrupted.into(),
-            late: section.late.0,
-        }
-    }
-
     /// A command with its program's path made whole. A name without a slash is left to `PATH`, as everywhere.
-    fn command(&mut self, key: &str, command: Command) -> CommandLine {
+    pub(super) fn command(&mut self, key: &str, command: Command) -> CommandLine {
         let FilePath(written) = &command.program;
         let is_path = written.as_os_str().as_encoded_bytes().contains(&b'/');
         let program = if is_path { self.path(&command.program) } else { written.clone() };
@@ -151,8 +104,3 @@ impl Resolver<'_> {
 
 /// 512 MiB: more than most images, less than most disks.
 const DEFAULT_IMAGE_BYTES: u64 = 512 * 1024 * 1024;
-
-const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(30);
-
-/// 64 KiB: an answer with both outputs fits into a message (`docs/protocol.md` §1.5).
-const DEFAULT_OUTPUT_BYTES: usize = 64 * 1024;

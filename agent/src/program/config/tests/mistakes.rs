@@ -276,7 +276,7 @@ fn keys_that_do_not_go_together_are_all_told_in_the_file_s_order() {
          agent.toml:11:11: broker.ca_file: is of no use with tls = false; remove it, or set tls = true\n\
          agent.toml:15:25: actions.firmware.restart_after_install: needs a command to restart with; add an \
          [actions.reboot] section\n\
-         agent.toml:22:10: actions.script[1].action: b/a has a script already; keep one of the two",
+         agent.toml:22:10: actions.script[1].action: b/a has a script already at agent.toml:18:10; keep one of the two",
     );
     check(
         "[broker]\nclient_key = \"k.pem\"\n",

@@ -24,6 +24,7 @@ fn switched_on(except: &str) -> String {
 fn load_switched_on(except: &str) -> Settings {
     let place = Place::with(&switched_on(except)).variable("IOTDM_TOKEN", "t0k3n");
     place.write("token", "t0k3n\n", 0o600);
+    std::fs::create_dir(place.path("scripts.d")).unwrap();
     place.write("device-key.pem", KEY, 0o600);
     for name in ["broker-ca.pem", "images-ca.pem", "device.pem"] {
         place.write(name, CERTIFICATE, 0o644);
