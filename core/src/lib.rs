@@ -24,6 +24,7 @@
 mod action;
 mod actions;
 mod envelope;
+mod extension;
 mod handler;
 mod identity;
 mod model;
@@ -41,6 +42,7 @@ pub use actions::{
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
 };
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
+pub use extension::{ExtensionAction, ExtensionPackage, ExtensionParameter, LocalText};
 pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
 pub use model::{DeviceInfo, Firmware, FirmwareState, Location, UnknownNumber, UpdateStatus, attribute};
