@@ -9,8 +9,8 @@ use crate::topic::Route;
 
 /// One thing the platform may ask of this device.
 ///
-/// A product declares its own in a few lines and gets routing, decoding with precise 400 messages, a schema, time
-/// budgets, replay protection and the `supports` flag of manage with it:
+/// A product declares its own in a few lines and gets routing, decoding and bounds with precise 400 messages, a schema,
+/// the extension package, time budgets, replay protection and the `supports` flag of manage with it:
 ///
 /// ```
 /// use iotdm_core::{Action, Finished, Interrupted, Route};
@@ -21,6 +21,8 @@ use crate::topic::Route;
 /// #[derive(serde::Deserialize, schemars::JsonSchema)]
 /// struct Colour {
 ///     name: String,
+///     #[schemars(range(max = 100))]
+///     percent: u8, // 140 is answered 400 "d.percent: 140 is more than 100 (the maximum)"
 /// }
 ///
 /// impl Action for SetColour {
@@ -32,7 +34,8 @@ use crate::topic::Route;
 /// ```
 ///
 /// The request of a custom action is written from the platform's `d.fields` list: each `{field, value}` becomes one
-/// member (`docs/protocol.md` §5.6).
+/// member. The platform sends every value as a text (`docs/protocol.md` §5.6): where the schema has another type, the
+/// text is read as JSON, so that `"40"` is a number for a `u8` and a text for a `String`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an action",
     label = "an `Action` is needed here",
@@ -41,6 +44,10 @@ use crate::topic::Route;
 pub trait Action: Sized + 'static {
     /// Where it is asked for.
     const ROUTE: Route;
+    /// What people on the platform see it called, in its extension package; its id unless given.
+    const TITLE: &'static str = "";
+    /// What it does, for the same people.
+    const DESCRIPTION: &'static str = "";
     /// How long [`handle`](crate::Handler::handle) may take; then it is cancelled and the answer is 500.
     const BUDGET: Duration = Duration::from_secs(30);
     /// How long [`after_ack`](crate::Handler::after_ack) may take; then it is cancelled and recorded as failed.
@@ -51,12 +58,24 @@ pub trait Action: Sized + 'static {
     const INTERRUPTED: Interrupted = Interrupted::Refuse;
     /// How often the work may be started in all, crashes included.
     const ATTEMPTS: u32 = 3;
-    /// What the platform sends as `d`.
-    type Request: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// What the platform sends as `d`. What its schema says is enforced: `#[schemars(range(…))]`, `length`, `regex` and
+    /// the like bound what a handler is given. An `#[serde(alias)]` is no part of a schema: its value is not bounded.
+    type Request: RequestBody;
     /// What it gets back; the type is the code: [`Accepted`](crate::Accepted) 202, [`Changed`](crate::Changed) 204,
     /// [`Finished`](crate::Finished) 200.
     type Reply: Reply;
 }
+
+/// What a request may be: any type with these derives.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the request of an action",
+    label = "it is not decoded from JSON, has no schema, or cannot be sent between threads",
+    note = "write `#[derive(serde::Deserialize, schemars::JsonSchema)]` above `{Self}`, and give it no borrowed members; an action without parameters has `type Request = Empty`"
+)]
+pub trait RequestBody: DeserializeOwned + JsonSchema + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + JsonSchema + Send + Sync + 'static> RequestBody for T {}
 
 /// A request without a body. Members that are there all the same are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

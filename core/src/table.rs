@@ -10,10 +10,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::action::{Action, Policy};
+use crate::extension::{ExtensionAction, ExtensionPackage};
 use crate::handler::{Bundle, Context, Handler, Recovery};
 use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
 use crate::report::Supports;
-use crate::topic::Route;
+use crate::topic::{Route, is_custom_id};
+use crate::validate::Rules;
 
 /// The dispatch table: typed where handlers are registered, erased where requests are routed.
 ///
@@ -26,6 +28,8 @@ pub struct Table {
 struct Entry {
     policy: Policy,
     handler: Arc<dyn Erased>,
+    /// What the platform is told of it, where the handler's types do not say it.
+    described: Option<ExtensionAction>,
 }
 
 impl Table {
@@ -55,8 +59,13 @@ impl Table {
         if self.entries.contains_key(&route) {
             return Err(TableError::Duplicate(route));
         }
-        let handler = Arc::new(Typed::<A, _> { route: route.clone(), handler, action: PhantomData });
-        self.entries.insert(route, Entry { policy, handler });
+        let unenforceable = |reason| TableError::Schema { route: route.clone(), reason };
+        let rules = Rules::of::<A::Request>().map_err(unenforceable)?;
+        if matches!(route, Route::Custom { .. }) {
+            check_names(&rules).map_err(unenforceable)?;
+        }
+        let handler = Arc::new(Typed::<A, _> { route: route.clone(), rules, handler, action: PhantomData });
+        self.entries.insert(route, Entry { policy, handler, described: None });
         Ok(())
     }
 
@@ -112,9 +121,40 @@ impl Table {
         Value::Object(self.entries.iter().map(schema).collect())
     }
 
+    /// What the platform has to know of each bundle before a device may claim it: one extension package for each, in
+    /// English, with the parameters that the schemas of the actions describe (`docs/protocol.md` §5.6). Its display name
+    /// is the bundle's id; the product may change that and everything else before it prints them.
+    pub fn extension_packages(&self) -> Vec<ExtensionPackage> {
+        let mut packages: BTreeMap<&str, ExtensionPackage> = BTreeMap::new();
+        for (route, entry) in &self.entries {
+            let Route::Custom { bundle, action: id } = route else { continue };
+            let action = entry.described.clone().unwrap_or_else(|| entry.handler.describe(id));
+            let package =
+                packages.entry(bundle).or_insert_with(|| ExtensionPackage::new(&**bundle, &**bundle));
+            package.actions.insert(id.to_string(), action);
+        }
+        packages.into_values().collect()
+    }
+
+    /// Says what the platform is told of an action whose parameters are known only at run time, such as a script's.
+    pub fn describe(&mut self, route: &Route, action: ExtensionAction) {
+        if let Some(entry) = self.entries.get_mut(route) {
+            entry.described = Some(action);
+        }
+    }
+
+    /// What a body would be answered before its handler sees it: nothing, or 400 with the place that does not fit.
+    ///
+    /// # Errors
+    /// That refusal; 501 where the route has no handler.
+    pub fn check(&self, route: &Route, d: Option<&RawValue>) -> Result<(), Refusal> {
+        let handler = self.handler(route).ok_or_else(|| Refusal::unsupported(NOT_SUPPORTED))?;
+        handler.check(d)
+    }
+
     /// Decodes the body of one of the actions that the agent's device model carries out.
     pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
-        decode(&A::ROUTE, d)
+        read(body(&A::ROUTE, d)?)
     }
 }
 
@@ -137,6 +177,14 @@ pub enum TableError {
     /// The agent's own device model answers these.
     #[error("{0} is answered by the agent's device model")]
     OwnRoute(Route),
+    /// The schema of an action's request says something that would not be enforced.
+    #[error("{route}: the schema of its request: {reason}")]
+    Schema {
+        /// The action.
+        route: Route,
+        /// What it is.
+        reason: String,
+    },
 }
 
 /// What a handler decided.
@@ -159,12 +207,17 @@ pub trait Erased: Send + Sync {
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure>;
     /// Decodes, then [`Handler::recover`].
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery;
+    /// Decodes only; the refusal is what [`handle`](Self::handle) would give.
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal>;
+    /// What the platform is told of the action with this id.
+    fn describe(&self, id: &str) -> ExtensionAction;
     /// The schemas of request and reply.
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>);
 }
 
 struct Typed<A, H> {
     route: Route,
+    rules: Rules,
     handler: H,
     action: PhantomData<fn() -> A>,
 }
@@ -172,7 +225,7 @@ struct Typed<A, H> {
 #[async_trait]
 impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
-        let request = match decode(&self.route, d) {
+        let request = match self.decode(d) {
             Ok(request) => request,
             Err(refusal) => return Decision::Undecodable(refusal),
         };
@@ -181,16 +234,28 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     }
 
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
-        let request = decode(&self.route, d).map_err(|refusal| Failure::new(refusal.to_string()))?;
+        let request = self.decode(d).map_err(|refusal| Failure::new(refusal.to_string()))?;
         self.handler.after_ack(cx, &request).await
     }
 
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
-        match decode(&self.route, d) {
+        match self.decode(d) {
             Ok(request) => self.handler.recover(cx, &request).await,
             // The request was taken by an older program and means nothing to this one.
             Err(_) => Recovery::Abandon,
         }
+    }
+
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        self.decode(d).map(drop)
+    }
+
+    fn describe(&self, id: &str) -> ExtensionAction {
+        let action = ExtensionAction {
+            parameters: self.rules.parameters(),
+            ..ExtensionAction::new(if A::TITLE.is_empty() { id } else { A::TITLE })
+        };
+        if A::DESCRIPTION.is_empty() { action } else { action.description(A::DESCRIPTION) }
     }
 
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
@@ -198,16 +263,47 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     }
 }
 
-/// Decodes a body; the refusal says where it does not fit.
-fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
+impl<A: Action, H> Typed<A, H> {
+    /// Decodes a body that keeps the schema; the refusal says where it does not.
+    ///
+    /// Bounds come first: that 300 is more than 100 says more than that it does not fit into a `u8`. Then decoding, which
+    /// tells best what the shape of a body lacks. What neither has refused has the shape that the schema describes.
+    fn decode(&self, d: Option<&RawValue>) -> Result<A::Request, Refusal> {
+        let mut body = body(&self.route, d)?;
+        if let (Route::Custom { .. }, Value::Object(parameters)) = (&self.route, &mut body) {
+            self.rules.read_texts(parameters);
+        }
+        let found = self.rules.check(&body);
+        if let Some(bound) = found.bound {
+            return Err(misfit(bound));
+        }
+        let request = read(body)?;
+        found.shape.map_or(Ok(request), |shape| Err(misfit(shape)))
+    }
+}
+
+/// The platform has a grammar for the names of parameters.
+fn check_names(rules: &Rules) -> Result<(), String> {
+    let odd = rules.members().map(|(name, _)| name).find(|name| !is_custom_id(name));
+    odd.map_or(Ok(()), |name| {
+        Err(format!("the parameter {name:?}: a name has 1 to 255 characters of a-z A-Z 0-9 - _ ."))
+    })
+}
+
+/// The body as one value.
+fn body(route: &Route, d: Option<&RawValue>) -> Result<Value, Refusal> {
     let body: Value = match d {
         None => Value::Object(Map::new()),
         Some(raw) => serde_json::from_str(raw.get()).map_err(|error| misfit(format!("d: {error}")))?,
     };
-    let body = match route {
-        Route::Custom { .. } => parameters(body)?,
-        _ => body,
-    };
+    match route {
+        Route::Custom { .. } => parameters(body),
+        _ => Ok(body),
+    }
+}
+
+/// The refusal says where a body does not fit.
+fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "d".to_owned() } else { format!("d.{path}") };
@@ -250,6 +346,9 @@ fn parameters(body: Value) -> Result<Value, Refusal> {
     }
     Ok(Value::Object(parameters))
 }
+
+/// As the engine answers an action without a handler.
+const NOT_SUPPORTED: &str = "this device does not support the action";
 
 /// How much is told of why a body does not fit, in bytes: a place, a reason, and the beginning of what was sent.
 const MAX_REASON_BYTES: usize = 1024;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use iotdm_core::{
-    Context, ContextParts, Decision, Declined, Erased, Failure, Performed, Recovery, Report, Route, Services,
-    Table,
+    Context, ContextParts, Decision, Declined, Erased, ExtensionAction, Failure, Performed, Recovery,
+    Refusal, Report, Route, Services, Table,
 };
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
@@ -138,6 +138,14 @@ impl Erased for Watched {
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
         let judged = |recovery: &Recovery| Outcome::Judged(*recovery);
         self.run(cx, Part::Recover, self.handler.recover(&self.context(cx), d), judged).await
+    }
+
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        self.handler.check(d)
+    }
+
+    fn describe(&self, id: &str) -> ExtensionAction {
+        self.handler.describe(id)
     }
 
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
