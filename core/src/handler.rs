@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::action::Action;
-use crate::reply::{Failure, Performed, Refusal};
+use crate::action::{Action, Phases};
+use crate::reply::{Failure, Performed, Refusal, Reply};
 use crate::report::Report;
 use crate::req_id::ReqId;
 use crate::system::System;
@@ -60,12 +60,19 @@ pub trait Handler<A: Action>: Send + Sync + 'static {
         request: &A::Request,
     ) -> impl Future<Output = Result<A::Reply, Refusal>> + Send;
 
-    /// Does what [`Accepted`](crate::Accepted) promised.
+    /// Does what [`Accepted`](crate::Accepted) promised. A handler that replies `Accepted` and leaves it out does not
+    /// compile where it is registered.
     fn after_ack(
         &self,
         _cx: &Context,
         _request: &A::Request,
     ) -> impl Future<Output = Result<Performed, Failure>> + Send {
+        const {
+            assert!(
+                matches!(<A::Reply as Reply>::PHASES, Phases::WorkThenAnswer),
+                "this action replies `Accepted`, and nothing would follow: write `async fn after_ack(&self, cx: &Context, request: &…) -> Result<Performed, Failure>` in its `impl Handler`"
+            );
+        }
         async { Ok(Performed::Complete) }
     }
 

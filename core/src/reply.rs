@@ -12,7 +12,7 @@ use crate::response::Code;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer of the protocol",
     label = "not an answer",
-    note = "answer with `Accepted` (202), `Changed` (204), or `Finished<T>` (200) where `T: Serialize + JsonSchema`"
+    note = "write `type Reply = Accepted` (202), `Changed` (204), or `Finished<T>` (200) where `T` has `#[derive(serde::Serialize, schemars::JsonSchema)]`"
 )]
 pub trait Reply: sealed::Sealed + Send + 'static {
     /// Whether the work is done before the answer or after it.
@@ -68,6 +68,7 @@ impl Reply for Changed {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + JsonSchema + Send + 'static> Reply for Finished<T> {
     const PHASES: Phases = Phases::WorkThenAnswer;
 
