@@ -1,10 +1,11 @@
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::reply::Reply;
+use crate::reply::{Refusal, Reply};
 use crate::topic::Route;
 
 /// One thing the platform may ask of this device.
@@ -66,16 +67,35 @@ pub trait Action: Sized + 'static {
     type Reply: Reply;
 }
 
-/// What a request may be: any type with these derives.
+/// What a request may be: every type with `#[derive(serde::Deserialize, schemars::JsonSchema)]` is one.
+///
+/// The two derives are not supertraits: a type that lacks one would be told of the derive's own trait and of dozens of
+/// types that have it, not of what to write.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the request of an action",
     label = "it is not decoded from JSON, has no schema, or cannot be sent between threads",
-    note = "write `#[derive(serde::Deserialize, schemars::JsonSchema)]` above `{Self}`, and give it no borrowed members; an action without parameters has `type Request = Empty`"
+    note = "write `#[derive(serde::Deserialize, schemars::JsonSchema)]` above `{Self}` and above the types of its members, none of which is borrowed; an action without parameters has `type Request = Empty`"
 )]
-pub trait RequestBody: DeserializeOwned + JsonSchema + Send + Sync + 'static {}
+pub trait RequestBody: Sized + Send + Sync + 'static {
+    /// Decodes a body.
+    ///
+    /// # Errors
+    /// 400, with the place that does not fit.
+    fn decode(body: Value) -> Result<Self, Refusal>;
+    /// Its schema.
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+}
 
 #[diagnostic::do_not_recommend]
-impl<T: DeserializeOwned + JsonSchema + Send + Sync + 'static> RequestBody for T {}
+impl<T: DeserializeOwned + JsonSchema + Send + Sync + 'static> RequestBody for T {
+    fn decode(body: Value) -> Result<Self, Refusal> {
+        crate::table::read(body)
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<Self>()
+    }
+}
 
 /// A request without a body. Members that are there all the same are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

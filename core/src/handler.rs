@@ -50,7 +50,7 @@ use crate::topic::Subject;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry out `{A}`",
     label = "a `Handler<{A}>` is needed here",
-    note = "write `impl Handler<{A}> for …` with `async fn handle(&self, cx: &Context, request: &<{A} as Action>::Request) -> Result<<{A} as Action>::Reply, Refusal>`"
+    note = "write `impl Handler<{A}> for {Self}` with `async fn handle(&self, cx: &Context, request: &<{A} as Action>::Request) -> Result<<{A} as Action>::Reply, Refusal>`"
 )]
 pub trait Handler<A: Action>: Send + Sync + 'static {
     /// Decides on a 202 action, without doing it; does the work of any other.
@@ -70,7 +70,7 @@ pub trait Handler<A: Action>: Send + Sync + 'static {
         const {
             assert!(
                 matches!(<A::Reply as Reply>::PHASES, Phases::WorkThenAnswer),
-                "this action replies `Accepted`, and nothing would follow: write `async fn after_ack(&self, cx: &Context, request: &…) -> Result<Performed, Failure>` in its `impl Handler`"
+                "the action replies `Accepted` and nothing would follow: write `async fn after_ack(&self, cx: &Context, request: &<the action as Action>::Request) -> Result<Performed, Failure>` in this `impl Handler`"
             );
         }
         async { Ok(Performed::Complete) }
@@ -119,7 +119,7 @@ pub enum Recovery {
 /// Several actions that share state, registered in one go.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a bundle of actions",
-    note = "`with` takes a `Bundle`; a handler of one action is registered by `on::<TheAction>`"
+    note = "write `on::<TheAction>(…)` for a handler of one action; `with` takes a `Bundle` of several"
 )]
 pub trait Bundle {
     /// Puts the actions into the table.

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::action::{Action, Policy};
+use crate::action::{Action, Policy, RequestBody};
 use crate::extension::{ExtensionAction, ExtensionPackage};
 use crate::handler::{Bundle, Context, Handler, Recovery};
 use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
@@ -60,7 +60,7 @@ impl Table {
             return Err(TableError::Duplicate(route));
         }
         let unenforceable = |reason| TableError::Schema { route: route.clone(), reason };
-        let rules = Rules::of::<A::Request>().map_err(unenforceable)?;
+        let rules = Rules::of(A::Request::schema).map_err(unenforceable)?;
         if matches!(route, Route::Custom { .. }) {
             check_names(&rules).map_err(unenforceable)?;
         }
@@ -154,7 +154,7 @@ impl Table {
 
     /// Decodes the body of one of the actions that the agent's device model carries out.
     pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
-        read(body(&A::ROUTE, d)?)
+        A::Request::decode(body(&A::ROUTE, d)?)
     }
 }
 
@@ -259,7 +259,7 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     }
 
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
-        (generator.subschema_for::<A::Request>(), <A::Reply as Reply>::schema(generator))
+        (A::Request::schema(generator), <A::Reply as Reply>::schema(generator))
     }
 }
 
@@ -277,7 +277,7 @@ impl<A: Action, H> Typed<A, H> {
         if let Some(bound) = found.bound {
             return Err(misfit(bound));
         }
-        let request = read(body)?;
+        let request = A::Request::decode(body)?;
         found.shape.map_or(Ok(request), |shape| Err(misfit(shape)))
     }
 }
@@ -303,7 +303,7 @@ fn body(route: &Route, d: Option<&RawValue>) -> Result<Value, Refusal> {
 }
 
 /// The refusal says where a body does not fit.
-fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refusal> {
+pub(crate) fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "d".to_owned() } else { format!("d.{path}") };

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use regex_lite::Regex;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 
 mod fit;
@@ -27,9 +27,9 @@ impl Rules {
     ///
     /// # Errors
     /// Where its schema says something that is not enforced: a pattern that is none, a keyword that is not known here.
-    pub(crate) fn of<T: JsonSchema>() -> Result<Self, String> {
+    pub(crate) fn of(schema: impl FnOnce(&mut SchemaGenerator) -> Schema) -> Result<Self, String> {
         let mut generator = SchemaGenerator::default();
-        let mut schema = generator.subschema_for::<T>();
+        let mut schema = schema(&mut generator);
         let definitions = generator.take_definitions(true);
         schema.ensure_object().insert(DEFINITIONS.into(), definitions.into());
         let mut rules = Self { schema, patterns: BTreeMap::new() };
