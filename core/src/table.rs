@@ -28,8 +28,6 @@ pub struct Table {
 struct Entry {
     policy: Policy,
     handler: Arc<dyn Erased>,
-    /// What the platform is told of it, where the handler's types do not say it.
-    described: Option<ExtensionAction>,
 }
 
 impl Table {
@@ -59,13 +57,16 @@ impl Table {
         if self.entries.contains_key(&route) {
             return Err(TableError::Duplicate(route));
         }
-        let unenforceable = |reason| TableError::Schema { route: route.clone(), reason };
+        let unenforceable = |reason| TableError::Unusable {
+            route: route.clone(),
+            reason: format!("the schema of its request: {reason}"),
+        };
         let rules = Rules::of(A::Request::schema).map_err(unenforceable)?;
         if matches!(route, Route::Custom { .. }) {
             check_names(&rules).map_err(unenforceable)?;
         }
         let handler = Arc::new(Typed::<A, _> { route: route.clone(), rules, handler, action: PhantomData });
-        self.entries.insert(route, Entry { policy, handler, described: None });
+        self.entries.insert(route, Entry { policy, handler });
         Ok(())
     }
 
@@ -128,19 +129,11 @@ impl Table {
         let mut packages: BTreeMap<&str, ExtensionPackage> = BTreeMap::new();
         for (route, entry) in &self.entries {
             let Route::Custom { bundle, action: id } = route else { continue };
-            let action = entry.described.clone().unwrap_or_else(|| entry.handler.describe(id));
             let package =
                 packages.entry(bundle).or_insert_with(|| ExtensionPackage::new(&**bundle, &**bundle));
-            package.actions.insert(id.to_string(), action);
+            package.actions.insert(id.to_string(), entry.handler.describe(id));
         }
         packages.into_values().collect()
-    }
-
-    /// Says what the platform is told of an action whose parameters are known only at run time, such as a script's.
-    pub fn describe(&mut self, route: &Route, action: ExtensionAction) {
-        if let Some(entry) = self.entries.get_mut(route) {
-            entry.described = Some(action);
-        }
     }
 
     /// What a body would be answered before its handler sees it: nothing, or 400 with the place that does not fit.
@@ -177,12 +170,12 @@ pub enum TableError {
     /// The agent's own device model answers these.
     #[error("{0} is answered by the agent's device model")]
     OwnRoute(Route),
-    /// The schema of an action's request says something that would not be enforced.
-    #[error("{route}: the schema of its request: {reason}")]
-    Schema {
-        /// The action.
+    /// What is registered for it contradicts itself, such as a schema that says what would not be enforced.
+    #[error("{route}: {reason}")]
+    Unusable {
+        /// Where it was to be registered.
         route: Route,
-        /// What it is.
+        /// What is wrong, and what would be right.
         reason: String,
     },
 }

@@ -300,10 +300,17 @@ fn the_table_prints_one_extension_package_for_each_bundle() {
     table.on::<Reboot>(Device).unwrap();
     table.on::<Fade>(Device).unwrap();
     table.on::<Dim>(Device).unwrap();
-    let script = Route::custom("tools", "run");
-    table.on_route::<Dim>(script.clone(), Policy::of::<Dim>(), Device).unwrap();
-    table.describe(&script, ExtensionAction::new("Run a tool"));
+    table.on_route::<Fade>(Route::custom("tools", "run"), Policy::of::<Fade>(), Device).unwrap();
     let packages = serde_json::to_value(table.extension_packages()).unwrap();
+    let fade = json!({
+        "actionDisplayName": {"en_US": "Fade"},
+        "description": {"en_US": "Goes to a brightness."},
+        "parameters": [
+            {"name": "percent", "value": "^(0|[1-9][0-9]{0,2})$", "required": true},
+            {"name": "room", "value": "^[a-z]+$", "required": false},
+            {"name": "slowly", "value": "^(true|false)$", "required": false, "defaultValue": "false"},
+        ]
+    });
     let expected = json!([
         {
             "bundleId": "lamp",
@@ -317,22 +324,14 @@ fn the_table_prints_one_extension_package_for_each_bundle() {
                         {"name": "room", "required": false},
                     ]
                 },
-                "fade": {
-                    "actionDisplayName": {"en_US": "Fade"},
-                    "description": {"en_US": "Goes to a brightness."},
-                    "parameters": [
-                        {"name": "percent", "value": "^(0|[1-9][0-9]{0,2})$", "required": true},
-                        {"name": "room", "value": "^[a-z]+$", "required": false},
-                        {"name": "slowly", "value": "^(true|false)$", "required": false, "defaultValue": "false"},
-                    ]
-                }
+                "fade": fade
             }
         },
         {
             "bundleId": "tools",
             "version": "1.0",
             "displayName": {"en_US": "tools"},
-            "actions": {"run": {"actionDisplayName": {"en_US": "Run a tool"}}}
+            "actions": {"run": fade}
         }
     ]);
     assert_eq!(packages, expected, "{packages:#}");
