@@ -255,6 +255,28 @@ fn what_the_schema_does_not_describe_is_refused_although_it_could_be_decoded() {
     assert_eq!(refusal.message(), "d: `percent` is missing");
 }
 
+/// A struct is also decoded from a list of its members' values, whose bounds nothing would name.
+#[test]
+fn a_list_in_the_place_of_an_object_does_not_get_around_the_bounds() {
+    struct Listed;
+    impl Action for Listed {
+        const ROUTE: Route = Route::FirmwareUpdate;
+        type Request = FadeRequest;
+        type Reply = Finished<()>;
+    }
+    impl Handler<Listed> for Device {
+        async fn handle(&self, _: &Context, _: &FadeRequest) -> Result<Finished<()>, Refusal> {
+            Ok(Finished(()))
+        }
+    }
+    let mut table = Table::new();
+    table.on::<Listed>(Device).unwrap();
+    let raw = RawValue::from_string(r#"[140, true, null]"#.into()).unwrap();
+    assert!(read::<FadeRequest>(body(&Listed::ROUTE, Some(&raw)).unwrap()).is_ok());
+    let refusal = table.check(&Listed::ROUTE, Some(&raw)).unwrap_err();
+    assert_eq!(refusal.message(), "d: expected object");
+}
+
 #[test]
 fn a_body_for_a_route_without_a_handler_is_answered_501() {
     let refusal = Table::new().check(&Fade::ROUTE, None).unwrap_err();

@@ -153,7 +153,11 @@ impl Rules {
 fn fit_type(keywords: &Map<String, Value>, value: &Value, place: &Place<'_>, found: &mut Found) {
     if let Some(names) = keywords.get("type") {
         let fits = types_named(names).iter().any(|name| is_of(value, name));
-        found.shape(fits, || format!("{place}: expected {names}"));
+        let listed = || match names {
+            Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
+            one => one.as_str().unwrap_or_default().to_owned(),
+        };
+        found.shape(fits, || format!("{place}: expected {}", listed()));
     }
     if let Some(Value::Array(values)) = keywords.get("enum") {
         found.shape(values.contains(value), || format!("{place}: none of the values that the schema has"));

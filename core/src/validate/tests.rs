@@ -157,11 +157,11 @@ fn another_shape_is_told_with_its_place() {
         let found = rules::<Everything>().check(&body);
         assert_eq!((found.bound, found.shape.as_deref()), (None, Some(expected)), "{body}");
     };
-    check(json!({"percent": "40"}), "d.percent: expected [\"integer\",\"null\"]");
-    check(json!({"percent": 1.5}), "d.percent: expected [\"integer\",\"null\"]");
+    check(json!({"percent": "40"}), "d.percent: expected integer or null");
+    check(json!({"percent": 1.5}), "d.percent: expected integer or null");
     check(json!({"day": "friday"}), "d.day: none of the forms that the schema has");
     check(json!({"either": {"kind": "near"}}), "d.either: none of the forms that the schema has");
-    check(json!([]), "d: expected \"object\"");
+    check(json!([]), "d: expected object");
 }
 
 /// `docs/protocol.md` §5.6: every value arrives as a text.
