@@ -10,12 +10,14 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::action::{Action, Policy, RequestBody};
-use crate::extension::{ExtensionAction, ExtensionPackage};
+use crate::extension::ExtensionAction;
 use crate::handler::{Bundle, Context, Handler, Recovery};
 use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
 use crate::report::Supports;
 use crate::topic::{Route, is_custom_id};
 use crate::validate::Rules;
+
+mod print;
 
 /// The dispatch table: typed where handlers are registered, erased where requests are routed.
 ///
@@ -120,29 +122,6 @@ impl Table {
             (route.to_string(), json!({ "request": request, "reply": reply, "$defs": definitions }))
         };
         Value::Object(self.entries.iter().map(schema).collect())
-    }
-
-    /// What the platform has to know of each bundle before a device may claim it: one extension package for each, in
-    /// English, with the parameters that the schemas of the actions describe (`docs/protocol.md` §5.6). Its display name
-    /// is the bundle's id; the product may change that and everything else before it prints them.
-    pub fn extension_packages(&self) -> Vec<ExtensionPackage> {
-        let mut packages: BTreeMap<&str, ExtensionPackage> = BTreeMap::new();
-        for (route, entry) in &self.entries {
-            let Route::Custom { bundle, action: id } = route else { continue };
-            let package =
-                packages.entry(bundle).or_insert_with(|| ExtensionPackage::new(&**bundle, &**bundle));
-            package.actions.insert(id.to_string(), entry.handler.describe(id));
-        }
-        packages.into_values().collect()
-    }
-
-    /// What a body would be answered before its handler sees it: nothing, or 400 with the place that does not fit.
-    ///
-    /// # Errors
-    /// That refusal; 501 where the route has no handler.
-    pub fn check(&self, route: &Route, d: Option<&RawValue>) -> Result<(), Refusal> {
-        let handler = self.handler(route).ok_or_else(|| Refusal::unsupported(NOT_SUPPORTED))?;
-        handler.check(d)
     }
 
     /// Decodes the body of one of the actions that the agent's device model carries out.
@@ -339,9 +318,6 @@ fn parameters(body: Value) -> Result<Value, Refusal> {
     }
     Ok(Value::Object(parameters))
 }
-
-/// As the engine answers an action without a handler.
-const NOT_SUPPORTED: &str = "this device does not support the action";
 
 /// How much is told of why a body does not fit, in bytes: a place, a reason, and the beginning of what was sent.
 const MAX_REASON_BYTES: usize = 1024;

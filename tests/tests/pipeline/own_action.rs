@@ -86,7 +86,10 @@ impl Unit {
 
     async fn until_done(&self, what: &str) {
         let mut changes = self.done.subscribe();
-        changes.wait_for(|done| done.iter().any(|other| other == what)).await.unwrap();
+        changes
+            .wait_for(|done| done.iter().any(|other| other == what))
+            .await
+            .expect("the unit outlives the wait");
     }
 
     async fn work(&self, cx: &Context, request: &Request) -> u8 {
@@ -164,13 +167,13 @@ impl Rig {
                 .on::<Dispense>(self.unit.clone())
                 .on::<Calibrate>(self.unit.clone())
         });
-        *self.running.lock().unwrap() = Some(running);
+        *self.running.lock().expect("no holder of the lock panics") = Some(running);
     }
 
     /// `kill -9`, and the next start.
     async fn kill(&self) {
-        let running = self.running.lock().unwrap().take().unwrap();
-        running.kill().await;
+        let running = self.running.lock().expect("no holder of the lock panics").take();
+        running.expect("the agent runs").kill().await;
     }
 
     /// As the platform sends it: every value is a text.
