@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, Direction, Failure, Handler, Manage, Policy, Report, Route, System,
-    Table, TableError, attribute,
+    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Manage, Policy,
+    Report, Route, System, Table, TableError, attribute,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +64,12 @@ impl Agent {
 
     /// The handlers, for a test bench that puts something around them.
     #[cfg(any(test, feature = "testing"))]
+    /// What the platform has to know of the custom actions before this device may claim them: one extension package for
+    /// each bundle (`docs/protocol.md` §5.6).
+    pub fn extension_packages(&self) -> Vec<ExtensionPackage> {
+        self.driver.table.extension_packages()
+    }
+
     pub(crate) fn table_mut(&mut self) -> &mut Table {
         Arc::get_mut(&mut self.driver.table).expect("nobody else has the table before the run")
     }

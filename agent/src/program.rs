@@ -15,7 +15,10 @@ mod run;
 mod signals;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+
+use iotdm_agent::Agent;
 
 use cli::{Cli, Command, Parsed};
 use config::{Settings, Surroundings};
@@ -49,28 +52,12 @@ fn perform(cli: &Cli) -> Exit {
     };
     settings.log = cli.log_settings(settings.log);
     match &cli.command {
-        Command::Check { config } => match assemble::assemble(&settings).map_err(RunError::from) {
-            Ok(_) => {
-                say(&check::describe(config, &settings));
-                Exit::Stopped
-            }
-            Err(error) => {
-                complain(&format!("{}: {error}\n", config.display()));
-                Exit::of(&error)
-            }
-        },
-        Command::ExtensionPackage { bundle, .. } => {
-            match package::print(&settings.actions, bundle.as_deref()) {
-                Ok(json) => {
-                    say(&json);
-                    Exit::Stopped
-                }
-                Err(reason) => {
-                    complain(&format!("{reason}\n"));
-                    Exit::Usage
-                }
-            }
+        Command::Check { config } => {
+            with_agent(config, &settings, |_| Ok(check::describe(config, &settings)))
         }
+        Command::ExtensionPackage { config, bundle } => with_agent(config, &settings, |agent| {
+            package::print(&agent.extension_packages(), bundle.as_deref())
+        }),
         Command::Run { config } => {
             logging::start(settings.log);
             for warning in &settings.warnings {
@@ -84,6 +71,31 @@ fn perform(cli: &Cli) -> Exit {
                     exit
                 }
             }
+        }
+    }
+}
+
+/// Prints what there is to say of an agent with these settings; it is not started.
+fn with_agent(
+    config: &Path,
+    settings: &Settings,
+    text: impl FnOnce(&Agent) -> Result<String, String>,
+) -> Exit {
+    let assembly = match assemble::assemble(settings).map_err(RunError::from) {
+        Ok(assembly) => assembly,
+        Err(error) => {
+            complain(&format!("{}: {error}\n", config.display()));
+            return Exit::of(&error);
+        }
+    };
+    match text(&assembly.agent) {
+        Ok(text) => {
+            say(&text);
+            Exit::Stopped
+        }
+        Err(reason) => {
+            complain(&format!("{reason}\n"));
+            Exit::Usage
         }
     }
 }

@@ -42,6 +42,8 @@
 //! # }
 //! ```
 //!
+//! One line proves what an action of the product's own declares, crashes and lateness included: [`action`].
+//!
 //! Those are the histories that somebody has thought of. [`histories`] makes others, at random, and judges them: about
 //! ten lines put a product's own handlers through crashes, power cuts, outages and damaged journals, and a failure is
 //! printed as its shortest story.
@@ -55,6 +57,7 @@
 //! tokio = { version = "1", features = ["macros", "rt", "test-util"] }
 //! ```
 
+pub mod action;
 pub mod histories;
 mod link;
 mod platform;

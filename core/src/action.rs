@@ -1,16 +1,17 @@
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::reply::Reply;
+use crate::reply::{Refusal, Reply};
 use crate::topic::Route;
 
 /// One thing the platform may ask of this device.
 ///
-/// A product declares its own in a few lines and gets routing, decoding with precise 400 messages, a schema, time
-/// budgets, replay protection and the `supports` flag of manage with it:
+/// A product declares its own in a few lines and gets routing, decoding and bounds with precise 400 messages, a schema,
+/// the extension package, time budgets, replay protection and the `supports` flag of manage with it:
 ///
 /// ```
 /// use iotdm_core::{Action, Finished, Interrupted, Route};
@@ -21,6 +22,8 @@ use crate::topic::Route;
 /// #[derive(serde::Deserialize, schemars::JsonSchema)]
 /// struct Colour {
 ///     name: String,
+///     #[schemars(range(max = 100))]
+///     percent: u8, // 140 is answered 400 "d.percent: 140 is more than 100 (the maximum)"
 /// }
 ///
 /// impl Action for SetColour {
@@ -32,7 +35,8 @@ use crate::topic::Route;
 /// ```
 ///
 /// The request of a custom action is written from the platform's `d.fields` list: each `{field, value}` becomes one
-/// member (`docs/protocol.md` §5.6).
+/// member. The platform sends every value as a text (`docs/protocol.md` §5.6): where the schema has another type, the
+/// text is read as JSON, so that `"40"` is a number for a `u8` and a text for a `String`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an action",
     label = "an `Action` is needed here",
@@ -41,6 +45,10 @@ use crate::topic::Route;
 pub trait Action: Sized + 'static {
     /// Where it is asked for.
     const ROUTE: Route;
+    /// What people on the platform see it called, in its extension package; its id unless given.
+    const TITLE: &'static str = "";
+    /// What it does, for the same people.
+    const DESCRIPTION: &'static str = "";
     /// How long [`handle`](crate::Handler::handle) may take; then it is cancelled and the answer is 500.
     const BUDGET: Duration = Duration::from_secs(30);
     /// How long [`after_ack`](crate::Handler::after_ack) may take; then it is cancelled and recorded as failed.
@@ -51,11 +59,42 @@ pub trait Action: Sized + 'static {
     const INTERRUPTED: Interrupted = Interrupted::Refuse;
     /// How often the work may be started in all, crashes included.
     const ATTEMPTS: u32 = 3;
-    /// What the platform sends as `d`.
-    type Request: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// What the platform sends as `d`. What its schema says is enforced: `#[schemars(range(…))]`, `length`, `regex` and
+    /// the like bound what a handler is given. An `#[serde(alias)]` is no part of a schema: its value is not bounded.
+    type Request: RequestBody;
     /// What it gets back; the type is the code: [`Accepted`](crate::Accepted) 202, [`Changed`](crate::Changed) 204,
     /// [`Finished`](crate::Finished) 200.
     type Reply: Reply;
+}
+
+/// What a request may be: every type with `#[derive(serde::Deserialize, schemars::JsonSchema)]` is one.
+///
+/// The two derives are not supertraits: a type that lacks one would be told of the derive's own trait and of dozens of
+/// types that have it, not of what to write.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the request of an action",
+    label = "it is not decoded from JSON, has no schema, or cannot be sent between threads",
+    note = "write `#[derive(serde::Deserialize, schemars::JsonSchema)]` above `{Self}` and above the types of its members, none of which is borrowed; an action without parameters has `type Request = Empty`"
+)]
+pub trait RequestBody: Sized + Send + Sync + 'static {
+    /// Decodes a body.
+    ///
+    /// # Errors
+    /// 400, with the place that does not fit.
+    fn decode(body: Value) -> Result<Self, Refusal>;
+    /// Its schema.
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + JsonSchema + Send + Sync + 'static> RequestBody for T {
+    fn decode(body: Value) -> Result<Self, Refusal> {
+        crate::table::read(body)
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<Self>()
+    }
 }
 
 /// A request without a body. Members that are there all the same are ignored.

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::action::Action;
-use crate::reply::{Failure, Performed, Refusal};
+use crate::action::{Action, Phases};
+use crate::reply::{Failure, Performed, Refusal, Reply};
 use crate::report::Report;
 use crate::req_id::ReqId;
 use crate::system::System;
@@ -50,7 +50,7 @@ use crate::topic::Subject;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry out `{A}`",
     label = "a `Handler<{A}>` is needed here",
-    note = "write `impl Handler<{A}> for …` with `async fn handle(&self, cx: &Context, request: &<{A} as Action>::Request) -> Result<<{A} as Action>::Reply, Refusal>`"
+    note = "write `impl Handler<{A}> for {Self}` with `async fn handle(&self, cx: &Context, request: &<{A} as Action>::Request) -> Result<<{A} as Action>::Reply, Refusal>`"
 )]
 pub trait Handler<A: Action>: Send + Sync + 'static {
     /// Decides on a 202 action, without doing it; does the work of any other.
@@ -60,12 +60,19 @@ pub trait Handler<A: Action>: Send + Sync + 'static {
         request: &A::Request,
     ) -> impl Future<Output = Result<A::Reply, Refusal>> + Send;
 
-    /// Does what [`Accepted`](crate::Accepted) promised.
+    /// Does what [`Accepted`](crate::Accepted) promised. A handler that replies `Accepted` and leaves it out does not
+    /// compile where it is registered.
     fn after_ack(
         &self,
         _cx: &Context,
         _request: &A::Request,
     ) -> impl Future<Output = Result<Performed, Failure>> + Send {
+        const {
+            assert!(
+                matches!(<A::Reply as Reply>::PHASES, Phases::WorkThenAnswer),
+                "the action replies `Accepted` and nothing would follow: write `async fn after_ack(&self, cx: &Context, request: &<the action as Action>::Request) -> Result<Performed, Failure>` in this `impl Handler`"
+            );
+        }
         async { Ok(Performed::Complete) }
     }
 
@@ -112,7 +119,7 @@ pub enum Recovery {
 /// Several actions that share state, registered in one go.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a bundle of actions",
-    note = "`with` takes a `Bundle`; a handler of one action is registered by `on::<TheAction>`"
+    note = "write `on::<TheAction>(…)` for a handler of one action; `with` takes a `Bundle` of several"
 )]
 pub trait Bundle {
     /// Puts the actions into the table.

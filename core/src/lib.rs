@@ -1,7 +1,7 @@
 //! The contract of the iotdm device-management agent: what travels, what may be asked, and who answers.
 //!
 //! ```
-//! use iotdm_core::{Accepted, Context, Empty, Handler, Reboot, Refusal};
+//! use iotdm_core::{Accepted, Context, Empty, Failure, Handler, Performed, Reboot, Refusal, Restart};
 //!
 //! struct Luminaire;
 //!
@@ -9,13 +9,17 @@
 //!     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
 //!         Ok(Accepted)
 //!     }
+//!     async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
+//!         cx.system().restart(Restart::Reboot).await.map_err(|error| Failure::new(error.to_string()))
+//!     }
 //! }
 //! ```
 //!
 //! * **The wire**: [`Topic`], [`Route`], [`Envelope`], [`Response`]: parsed once at the edge, built from one place.
 //! * **Actions**: [`Action`] names what the platform may ask; its reply *type* is the code it answers with.
 //! * **Handlers**: [`Handler`] carries an action out; [`Context`] is all it sees of the agent.
-//! * **The table**: [`Table`] is typed where handlers are registered and erased where requests are routed.
+//! * **The table**: [`Table`] is typed where handlers are registered and erased where requests are routed. It enforces
+//!   what the schemas of requests say, and prints them: as JSON Schema, and as [`ExtensionPackage`]s for the platform.
 //! * **The device model**: [`DeviceInfo`], [`Location`], [`Firmware`]: attributes as `docs/protocol.md` §4 and §5 have them.
 //! * **The system**: [`System`] is the seam to clocks, boot identity, restarts and child processes.
 //!
@@ -35,8 +39,9 @@ mod response;
 mod system;
 mod table;
 mod topic;
+mod validate;
 
-pub use action::{Action, Empty, Interrupted, Late, Phases, Policy};
+pub use action::{Action, Empty, Interrupted, Late, Phases, Policy, RequestBody};
 pub use actions::{
     AttributeValue, Cancel, CancelRequest, DeviceUpdate, Download, FactoryReset, FieldName, Observe,
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,

@@ -12,9 +12,11 @@ use crate::response::Code;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer of the protocol",
     label = "not an answer",
-    note = "answer with `Accepted` (202), `Changed` (204), or `Finished<T>` (200) where `T: Serialize + JsonSchema`"
+    note = "write `type Reply = Accepted` (202), `Changed` (204), or `Finished<T>` (200) where `T` has `#[derive(serde::Serialize, schemars::JsonSchema)]`"
 )]
 pub trait Reply: sealed::Sealed + Send + 'static {
+    /// The code that it is answered with.
+    const CODE: Code;
     /// Whether the work is done before the answer or after it.
     const PHASES: Phases;
     /// The answer, ready to be stored; a value that does not serialize is a refusal.
@@ -45,10 +47,11 @@ pub struct ReplyParts {
 }
 
 impl Reply for Accepted {
+    const CODE: Code = Code::ACCEPTED;
     const PHASES: Phases = Phases::AnswerThenWork;
 
     fn into_parts(self) -> Result<ReplyParts, Refusal> {
-        Ok(ReplyParts { rc: Code::ACCEPTED, d: None })
+        Ok(ReplyParts { rc: Self::CODE, d: None })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
@@ -57,10 +60,11 @@ impl Reply for Accepted {
 }
 
 impl Reply for Changed {
+    const CODE: Code = Code::CHANGED;
     const PHASES: Phases = Phases::WorkThenAnswer;
 
     fn into_parts(self) -> Result<ReplyParts, Refusal> {
-        Ok(ReplyParts { rc: Code::CHANGED, d: None })
+        Ok(ReplyParts { rc: Self::CODE, d: None })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
@@ -68,14 +72,16 @@ impl Reply for Changed {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + JsonSchema + Send + 'static> Reply for Finished<T> {
+    const CODE: Code = Code::OK;
     const PHASES: Phases = Phases::WorkThenAnswer;
 
     fn into_parts(self) -> Result<ReplyParts, Refusal> {
         let d = serde_json::value::to_raw_value(&self.0)
             .map_err(|error| Refusal::failed("the result could not be written").log(error.to_string()))?;
         // `Finished(())` answers without `d`.
-        Ok(ReplyParts { rc: Code::OK, d: Some(d).filter(|d| d.get() != "null") })
+        Ok(ReplyParts { rc: Self::CODE, d: Some(d).filter(|d| d.get() != "null") })
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Option<Schema> {

@@ -9,11 +9,15 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::action::{Action, Phases, Policy};
+use crate::action::{Action, Phases, Policy, RequestBody};
+use crate::extension::ExtensionAction;
 use crate::handler::{Bundle, Context, Handler, Recovery};
 use crate::reply::{Failure, Performed, Refusal, Reply, ReplyParts};
 use crate::report::Supports;
-use crate::topic::Route;
+use crate::topic::{Route, is_custom_id};
+use crate::validate::Rules;
+
+mod print;
 
 /// The dispatch table: typed where handlers are registered, erased where requests are routed.
 ///
@@ -51,7 +55,15 @@ impl Table {
         policy: Policy,
         handler: impl Handler<A>,
     ) -> Result<(), TableError> {
-        let handler = Typed::<A, _> { route: route.clone(), handler, action: PhantomData };
+        let unenforceable = |reason| TableError::Unusable {
+            route: route.clone(),
+            reason: format!("the schema of its request: {reason}"),
+        };
+        let rules = Rules::of(A::Request::schema).map_err(unenforceable)?;
+        if matches!(route, Route::Custom { .. }) {
+            check_names(&rules).map_err(unenforceable)?;
+        }
+        let handler = Typed::<A, _> { route: route.clone(), rules, handler, action: PhantomData };
         self.on_erased(route, policy, Arc::new(handler))
     }
 
@@ -155,7 +167,7 @@ impl Table {
 
     /// Decodes a body: of an action that the agent's device model carries out, or of a handler that is registered erased.
     pub fn decode<A: Action>(d: Option<&RawValue>) -> Result<A::Request, Refusal> {
-        decode(&A::ROUTE, d)
+        A::Request::decode(body(&A::ROUTE, d)?)
     }
 }
 
@@ -183,7 +195,7 @@ pub enum TableError {
         "{0} cannot be replaced while the agent runs: only custom actions that work before they answer can"
     )]
     NotReplaceable(Route),
-    /// What is registered for it contradicts itself.
+    /// What is registered for it contradicts itself, such as a schema that says what would not be enforced.
     #[error("{route}: {reason}")]
     Unusable {
         /// Where it was to be registered.
@@ -226,12 +238,17 @@ pub trait Erased: Send + Sync {
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure>;
     /// Decodes, then [`Handler::recover`].
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery;
+    /// Decodes only; the refusal is what [`handle`](Self::handle) would give.
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal>;
+    /// What the platform is told of the action with this id.
+    fn describe(&self, id: &str) -> ExtensionAction;
     /// The schemas of request and reply.
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>);
 }
 
 struct Typed<A, H> {
     route: Route,
+    rules: Rules,
     handler: H,
     action: PhantomData<fn() -> A>,
 }
@@ -239,7 +256,7 @@ struct Typed<A, H> {
 #[async_trait]
 impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
-        let request = match decode(&self.route, d) {
+        let request = match self.decode(d) {
             Ok(request) => request,
             Err(refusal) => return Decision::Undecodable(refusal),
         };
@@ -248,33 +265,76 @@ impl<A: Action, H: Handler<A>> Erased for Typed<A, H> {
     }
 
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
-        let request = decode(&self.route, d).map_err(|refusal| Failure::new(refusal.to_string()))?;
+        let request = self.decode(d).map_err(|refusal| Failure::new(refusal.to_string()))?;
         self.handler.after_ack(cx, &request).await
     }
 
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
-        match decode(&self.route, d) {
+        match self.decode(d) {
             Ok(request) => self.handler.recover(cx, &request).await,
             // The request was taken by an older program and means nothing to this one.
             Err(_) => Recovery::Abandon,
         }
     }
 
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        self.decode(d).map(drop)
+    }
+
+    fn describe(&self, id: &str) -> ExtensionAction {
+        let action = ExtensionAction {
+            parameters: self.rules.parameters(),
+            ..ExtensionAction::new(if A::TITLE.is_empty() { id } else { A::TITLE })
+        };
+        if A::DESCRIPTION.is_empty() { action } else { action.description(A::DESCRIPTION) }
+    }
+
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
-        (generator.subschema_for::<A::Request>(), <A::Reply as Reply>::schema(generator))
+        (A::Request::schema(generator), <A::Reply as Reply>::schema(generator))
     }
 }
 
-/// Decodes a body; the refusal says where it does not fit.
-fn decode<T: DeserializeOwned>(route: &Route, d: Option<&RawValue>) -> Result<T, Refusal> {
+impl<A: Action, H> Typed<A, H> {
+    /// Decodes a body that keeps the schema; the refusal says where it does not.
+    ///
+    /// Bounds come first: that 300 is more than 100 says more than that it does not fit into a `u8`. Then decoding, which
+    /// tells best what the shape of a body lacks. What neither has refused has the shape that the schema describes.
+    fn decode(&self, d: Option<&RawValue>) -> Result<A::Request, Refusal> {
+        let mut body = body(&self.route, d)?;
+        if let (Route::Custom { .. }, Value::Object(parameters)) = (&self.route, &mut body) {
+            self.rules.read_texts(parameters);
+        }
+        let found = self.rules.check(&body);
+        if let Some(bound) = found.bound {
+            return Err(misfit(bound));
+        }
+        let request = A::Request::decode(body)?;
+        found.shape.map_or(Ok(request), |shape| Err(misfit(shape)))
+    }
+}
+
+/// The platform has a grammar for the names of parameters.
+fn check_names(rules: &Rules) -> Result<(), String> {
+    let odd = rules.members().map(|(name, _)| name).find(|name| !is_custom_id(name));
+    odd.map_or(Ok(()), |name| {
+        Err(format!("the parameter {name:?}: a name has 1 to 255 characters of a-z A-Z 0-9 - _ ."))
+    })
+}
+
+/// The body as one value.
+fn body(route: &Route, d: Option<&RawValue>) -> Result<Value, Refusal> {
     let body: Value = match d {
         None => Value::Object(Map::new()),
         Some(raw) => serde_json::from_str(raw.get()).map_err(|error| misfit(format!("d: {error}")))?,
     };
-    let body = match route {
-        Route::Custom { .. } => parameters(body)?,
-        _ => body,
-    };
+    match route {
+        Route::Custom { .. } => parameters(body),
+        _ => Ok(body),
+    }
+}
+
+/// The refusal says where a body does not fit.
+pub(crate) fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "d".to_owned() } else { format!("d.{path}") };

@@ -64,8 +64,16 @@ pub enum Route {
 }
 
 impl Route {
-    /// A custom action's route, for `const ROUTE` declarations. [`Table`](crate::Table) checks the grammar.
+    /// A custom action's route, for `const ROUTE` declarations.
+    ///
+    /// # Panics
+    /// When an id is outside the grammar; in a constant that is an error of the compiler. Ids that are known only at run
+    /// time go into [`Route::Custom`], and [`Table`](crate::Table) checks them.
     pub const fn custom(bundle: &'static str, action: &'static str) -> Self {
+        assert!(
+            is_custom_id(bundle) && is_custom_id(action),
+            "write both ids of a custom action with 1 to 255 characters of a-z A-Z 0-9 - _ . as in Route::custom(\"lamp\", \"setColour\")"
+        );
         Self::Custom { bundle: Cow::Borrowed(bundle), action: Cow::Borrowed(action) }
     }
 
@@ -199,9 +207,17 @@ fn named_subject(rest: &str) -> Option<(Subject, &str)> {
     Some((subject, suffix))
 }
 
-fn is_custom_id(id: &str) -> bool {
-    (1..=MAX_CUSTOM_ID_CHARS).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+/// Also the grammar of parameter names (`docs/protocol.md` §5.6). A loop, because a constant is evaluated with it.
+pub(crate) const fn is_custom_id(id: &str) -> bool {
+    let bytes = id.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if !(bytes[at].is_ascii_alphanumeric() || matches!(bytes[at], b'-' | b'_' | b'.')) {
+            return false;
+        }
+        at += 1;
+    }
+    1 <= at && at <= MAX_CUSTOM_ID_CHARS
 }
 
 const CUSTOM: &str = "mgmt/custom/";

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use iotdm_core::{
     Accepted, Action, Cancel, Changed, Code, Context, Decision, DeviceUpdate, Download, Empty, FactoryReset,
-    Finished, Handler, Observe, Reboot, Refusal, Route, Table, Update,
+    Failure, Finished, Handler, Observe, Performed, Reboot, Refusal, Route, Table, Update,
 };
 use iotdm_fuzz::{Machine, at_once};
 use libfuzzer_sys::fuzz_target;
@@ -87,23 +87,30 @@ macro_rules! accepts {
             async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
                 Ok(Accepted)
             }
+
+            async fn after_ack(&self, _: &Context, _: &Empty) -> Result<Performed, Failure> {
+                Ok(Performed::Complete)
+            }
         }
     )* };
 }
 
 accepts!(Reboot, FactoryReset, Download, Update);
 
-/// A custom action with the shapes of parameters that products have.
+/// A custom action with the shapes of parameters that products have, and bounds of each kind.
 struct Dim;
 
 #[derive(Deserialize, JsonSchema)]
 #[allow(dead_code, reason = "what matters is whether it can be made")]
 struct Level {
+    #[schemars(range(max = 100))]
     percent: u8,
+    #[schemars(length(min = 1, max = 16), regex(pattern = "^[a-z]*$"))]
     room: Option<String>,
     #[serde(default)]
     fade: Fade,
     #[serde(default)]
+    #[schemars(length(max = 4), extend("uniqueItems" = true))]
     points: Vec<(f64, i64)>,
 }
 

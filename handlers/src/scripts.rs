@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use iotdm_core::{
-    Action, Bundle, ChildExit, ChildProcess, Code, Context, Decision, Erased, Failure, Finished, Performed,
-    Recovery, Refusal, Reply, Route, Table, TableError,
+    Action, Bundle, ChildExit, ChildProcess, Code, Context, Decision, Erased, ExtensionAction, Failure,
+    Finished, Performed, Recovery, Refusal, Reply, Route, Table, TableError,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,14 @@ impl Erased for Script {
         Recovery::Abandon
     }
 
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        self.arguments(d).map(drop)
+    }
+
+    fn describe(&self, _: &str) -> ExtensionAction {
+        package::action(&self.spec)
+    }
+
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {
         let request = match &self.spec.parameters {
             None => generator.subschema_for::<Parameters>(),
@@ -144,7 +152,8 @@ impl Erased for Script {
 }
 
 impl Script {
-    fn child(&self, cx: &Context, d: Option<&RawValue>) -> Result<ChildProcess, Refusal> {
+    /// The parameters as they are declared, and the arguments with them in place.
+    fn arguments(&self, d: Option<&RawValue>) -> Result<(Parameters, Vec<String>), Refusal> {
         let spec = &self.spec;
         let Parameters(given) = Table::decode::<RunScript>(d)?;
         let declared = spec.parameters.as_deref();
@@ -154,9 +163,15 @@ impl Script {
         };
         let args = arguments::fill(&spec.args, declared.unwrap_or_default(), &values)
             .map_err(Refusal::bad_request)?;
+        Ok((Parameters(values), args))
+    }
+
+    fn child(&self, cx: &Context, d: Option<&RawValue>) -> Result<ChildProcess, Refusal> {
+        let spec = &self.spec;
+        let (values, args) = self.arguments(d)?;
         Ok(ChildProcess {
             args,
-            stdin: self.standard_input(cx, &Parameters(values))?,
+            stdin: self.standard_input(cx, &values)?,
             env: spec.env.clone(),
             directory: spec.directory.clone(),
             time_limit: spec.time_limit,

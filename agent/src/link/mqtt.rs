@@ -244,8 +244,8 @@ const INFLIGHT_LIMIT: u16 = 100;
 /// How many acknowledgements and publishes may wait for the event loop: more than any broker's window and ours.
 const REQUEST_CAPACITY: usize = 8192;
 
-/// How many events may wait for the driver: with messages of the largest size 16 MiB. Beyond it nothing more is read,
-/// and TCP slows the broker down.
+/// How many events may wait for the driver: with packets of [`PACKET_LIMIT_BYTES`] 25.6 MB. Beyond it nothing more is
+/// read, and TCP slows the broker down.
 const EVENT_CAPACITY: usize = 128;
 
 /// How long TCP and TLS may take to connect.

@@ -54,7 +54,61 @@
 //!   not be repeated and that the lost journal may have known of.
 //! * **Quiet**: once all is done, nothing begins, connects or restarts by itself.
 //!
-//! A product adds its own with [`law`](Histories::law). What its hardware does it writes down by [`Machine::note`].
+//! # Laws of the product's own
+//! A product adds them with [`law`](Histories::law). What its hardware does it writes down by [`Machine::note`]; a law
+//! reads the [`Record`] and what has survived:
+//!
+//! ```
+//! # use std::sync::{Arc, Mutex};
+//! # use iotdm_agent::testing::histories::{Event, Histories, Machine, Part};
+//! # use iotdm_core::{Action, Context, Empty, Finished, Handler, Refusal, Route};
+//! # use serde_json::Value;
+//! # struct Pour;
+//! # impl Action for Pour {
+//! #     const ROUTE: Route = Route::custom("bar", "pour");
+//! #     type Request = Empty;
+//! #     type Reply = Finished<u32>;
+//! # }
+//! #[derive(Clone)]
+//! struct Bar {
+//!     full: Arc<Mutex<u32>>,
+//!     machine: Machine,
+//! }
+//!
+//! impl Handler<Pour> for Bar {
+//!     async fn handle(&self, _: &Context, _: &Empty) -> Result<Finished<u32>, Refusal> {
+//!         self.machine.note("the tap opens");
+//!         let mut full = self.full.lock().unwrap();
+//!         *full += 1;
+//!         Ok(Finished(*full))
+//!     }
+//! }
+//!
+//! let bar = |machine: &Machine| Bar { full: Arc::default(), machine: machine.clone() };
+//! Histories::of(bar, |bar, builder| builder.on::<Pour>(bar.clone()))
+//!     .request(1, Pour::ROUTE, Value::Null)
+//!     .law("each glass is poured by one start of the handler", |record, bar| {
+//!         let started = |event: &&Event| matches!(event, Event::Started(work) if work.part == Part::Handle);
+//!         let starts = record.events().filter(started).count();
+//!         let opened = record.notes().filter(|note| *note == "the tap opens").count();
+//!         let full = *bar.full.lock().unwrap() as usize;
+//!         if opened == full && full <= starts {
+//!             Ok(())
+//!         } else {
+//!             Err(format!("{full} glasses, the tap opened {opened} times, {starts} starts"))
+//!         }
+//!     })
+//!     .check(20);
+//! ```
+//!
+//! # In a product
+//! The feature `testing` is for tests alone: it pauses tokio's clock. A product's `Cargo.toml`:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! iotdm-agent = { path = "../iotdm/agent", default-features = false, features = ["testing"] }
+//! serde_json = "1"
+//! ```
 //!
 //! # Caveats
 //! * Blocking work ([`Context::blocking`](iotdm_core::Context::blocking)) is done on the spot and takes no time. It must
@@ -67,7 +121,7 @@
 mod laws;
 mod machine;
 mod plan;
-mod record;
+pub(super) mod record;
 mod shrink;
 mod watch;
 mod world;

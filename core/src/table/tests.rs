@@ -6,11 +6,17 @@ use crate::action::Empty;
 use crate::actions::{FactoryReset, Observe, Reboot};
 use crate::reply::{Accepted, Finished};
 
+mod bounds;
+
 struct Device;
 
 impl Handler<Reboot> for Device {
     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
         Ok(Accepted)
+    }
+
+    async fn after_ack(&self, _: &Context, _: &Empty) -> Result<Performed, Failure> {
+        Ok(Performed::Complete)
     }
 }
 
@@ -46,7 +52,7 @@ impl Handler<Dim> for Device {
 
 fn check(d: &str, expected: Result<Level, &str>) {
     let raw = RawValue::from_string(d.into()).unwrap();
-    let decoded = decode::<Level>(&Dim::ROUTE, Some(&raw));
+    let decoded = Table::decode::<Dim>(Some(&raw));
     assert_eq!(decoded.as_ref().map_err(Refusal::message), expected.as_ref().map_err(|text| *text), "{d}");
     if let Err(refusal) = decoded {
         assert_eq!(refusal.rc(), crate::Code::BAD_REQUEST);
@@ -73,8 +79,8 @@ fn a_refusal_quotes_the_beginning_of_a_long_body() {
     ] {
         let raw = RawValue::from_string(d).unwrap();
         for refusal in [
-            decode::<BTreeMap<String, String>>(&Dim::ROUTE, Some(&raw)).unwrap_err(),
-            decode::<Vec<u8>>(&Route::Reboot, Some(&raw)).unwrap_err(),
+            body(&Dim::ROUTE, Some(&raw)).and_then(read::<BTreeMap<String, String>>).unwrap_err(),
+            body(&Route::Reboot, Some(&raw)).and_then(read::<Vec<u8>>).unwrap_err(),
         ] {
             assert_eq!(refusal.rc(), crate::Code::BAD_REQUEST);
             assert!(refusal.message().starts_with('d'), "{refusal}");
@@ -104,7 +110,7 @@ fn a_body_that_does_not_fit_is_refused_with_its_place() {
 fn a_body_deeper_than_the_decoder_goes_is_refused() {
     let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
     let raw = RawValue::from_string(deep).unwrap();
-    let refusal = decode::<Level>(&Route::Reboot, Some(&raw)).unwrap_err();
+    let refusal = body(&Route::Reboot, Some(&raw)).unwrap_err();
     assert!(refusal.message().contains("recursion limit"), "{refusal}");
 }
 
@@ -122,7 +128,7 @@ fn the_routes_of_the_device_model_cannot_be_taken() {
 
 #[test]
 fn an_action_with_ids_outside_the_grammar_is_refused() {
-    let route = Route::custom("my lamp", "dim");
+    let route = Route::Custom { bundle: "my lamp".into(), action: "dim".into() };
     let result = Table::new().on_route::<Dim>(route.clone(), Policy::of::<Dim>(), Device);
     assert_eq!(result, Err(TableError::Malformed(route)));
 }

@@ -100,17 +100,13 @@ async fn tell(out: &mut dyn Write, journal: PathBuf) -> Result<(), Error> {
     let broker = Broker::start(BrokerOptions::default()).await?;
     let platform = Platform::connect(PlatformOptions::new(broker.local_addr())).await?;
     let scripts = Scripts::new().add(dim(&folder));
-    let packages = scripts.packages();
-    writeln!(
-        out,
-        "to be imported in the platform:\n{}\n",
-        serde_json::to_string_pretty(&packages["acme-lamp"])?
-    )?;
     let agent = Agent::builder(config(broker.local_addr().port())?)
         .journal(journal)
         .system(Arc::new(LinuxSystem::new()?))
         .replaceable(scripts)
         .build()?;
+    let packages = serde_json::to_string_pretty(&agent.extension_packages())?;
+    writeln!(out, "to be imported in the platform:\n{packages}\n")?;
     let operator = Operator { platform, lamp: DeviceName::new("lamp", "lamp-1")? };
     let (device, stop) = (agent.device(), CancellationToken::new());
     let story = async {

@@ -417,8 +417,11 @@ fn the_package_has_every_script_of_a_bundle_with_its_parameters() {
         .add(spec)
         .add(ScriptSpec::new("lamp", "blink", "/b"))
         .add(ScriptSpec::new("door", "open", "/o"));
-    let packages = scripts.packages();
-    assert_eq!(packages.keys().collect::<Vec<_>>(), ["door", "lamp"]);
+    let mut table = Table::new();
+    table.with(scripts).unwrap();
+    let packages = table.extension_packages();
+    let [door, lamp] = &packages[..] else { panic!("{packages:?}") };
+    assert_eq!(door.bundle_id, "door");
     let dim = ExtensionAction::new("Dim the lamp")
         .description("Fades.")
         .parameter(ExtensionParameter::required("percent").value("[0-9]{1,3}"))
@@ -431,7 +434,7 @@ fn the_package_has_every_script_of_a_bundle_with_its_parameters() {
     let expected = ExtensionPackage::new("lamp", "lamp")
         .action("dim", dim)
         .action("blink", ExtensionAction::new("blink"));
-    assert_eq!(packages["lamp"], expected);
+    assert_eq!(*lamp, expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod counts;
 mod crashes;
 mod disagreements;
 mod histories;
+mod own_action;
 mod product;
 mod refusals;
 mod restarts;

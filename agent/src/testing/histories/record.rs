@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Performed, Policy, Recovery, Restart, Route, Topic, UpRoute};
+use iotdm_core::{Decision, Failure, Performed, Policy, Recovery, Restart, Route, Topic, UpRoute};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -145,9 +145,26 @@ pub(super) struct End {
     pub(super) journal_bytes: usize,
 }
 
+impl Outcome {
+    pub(in crate::testing) fn of_decision(decision: &Decision) -> Self {
+        match decision {
+            Decision::Replied(reply) => Self::Replied(reply.rc.as_u16()),
+            Decision::Refused(refusal) => Self::Refused(refusal.rc().as_u16()),
+            Decision::Undecodable(_) => Self::Undecodable,
+        }
+    }
+
+    pub(in crate::testing) fn of_work(result: &Result<Performed, Failure>) -> Self {
+        match result {
+            Ok(performed) => Self::Performed(*performed),
+            Err(failure) => Self::Failed(failure.to_string()),
+        }
+    }
+}
+
 impl Record {
     /// What a history that panicked has left.
-    pub(super) fn of(entries: &Entries) -> Self {
+    pub(in crate::testing) fn of(entries: &Entries) -> Self {
         let entries = entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Self { entries, ..Self::default() }
     }
@@ -259,7 +276,7 @@ fn refused(begun: bool) -> &'static str {
 
 impl Asked {
     /// The request that a message is; `None` when it has no reqId.
-    pub(super) fn of(topic: &str, payload: &Bytes) -> Option<Self> {
+    pub(in crate::testing) fn of(topic: &str, payload: &Bytes) -> Option<Self> {
         let Topic { route, .. } = Topic::<Route>::parse(topic)?;
         let mut body: Value = serde_json::from_slice(payload).ok()?;
         let req_id = body.get("reqId").filter(|req_id| !req_id.is_null())?.to_string();
@@ -269,26 +286,26 @@ impl Asked {
 
 /// Where a running history writes; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
+pub(in crate::testing) struct Log {
     began: Instant,
     entries: Entries,
 }
 
 /// They outlive a history that panics.
-pub(super) type Entries = Arc<Mutex<Vec<Entry>>>;
+pub(in crate::testing) type Entries = Arc<Mutex<Vec<Entry>>>;
 
 impl Log {
     /// Needs a tokio runtime.
-    pub(super) fn new(entries: Entries) -> Self {
+    pub(in crate::testing) fn new(entries: Entries) -> Self {
         Self { began: Instant::now(), entries }
     }
 
-    pub(super) fn push(&self, event: Event) {
+    pub(in crate::testing) fn push(&self, event: Event) {
         let at = self.began.elapsed();
         self.entries().push(Entry { at, event });
     }
 
-    pub(super) fn passed(&self, passed: Passed<'_>) {
+    pub(in crate::testing) fn passed(&self, passed: Passed<'_>) {
         let event = match passed {
             Passed::Connected => Some(Event::Connected),
             Passed::Delivered(topic, payload) => Asked::of(topic, payload).map(Event::Delivered),
@@ -301,11 +318,11 @@ impl Log {
         }
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(in crate::testing) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    pub(super) fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
+    pub(in crate::testing) fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use iotdm_core::{
-    Context, ContextParts, Decision, Declined, Erased, Failure, Performed, Recovery, Report, Route, Services,
-    Table,
+    Context, ContextParts, Decision, Declined, Erased, ExtensionAction, Failure, Performed, Recovery,
+    Refusal, Report, Route, Services, Table,
 };
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
@@ -119,25 +119,26 @@ impl Services for OnTheSpot {
 #[async_trait]
 impl Erased for Watched {
     async fn handle(&self, cx: &Context, d: Option<&RawValue>) -> Decision {
-        self.run(cx, Part::Handle, self.handler.handle(&self.context(cx), d), |decision| match decision {
-            Decision::Replied(reply) => Outcome::Replied(reply.rc.as_u16()),
-            Decision::Refused(refusal) => Outcome::Refused(refusal.rc().as_u16()),
-            Decision::Undecodable(_) => Outcome::Undecodable,
-        })
-        .await
+        let cx = self.context(cx);
+        self.run(&cx, Part::Handle, self.handler.handle(&cx, d), Outcome::of_decision).await
     }
 
     async fn after_ack(&self, cx: &Context, d: Option<&RawValue>) -> Result<Performed, Failure> {
-        self.run(cx, Part::AfterAck, self.handler.after_ack(&self.context(cx), d), |result| match result {
-            Ok(performed) => Outcome::Performed(*performed),
-            Err(failure) => Outcome::Failed(failure.to_string()),
-        })
-        .await
+        let cx = self.context(cx);
+        self.run(&cx, Part::AfterAck, self.handler.after_ack(&cx, d), Outcome::of_work).await
     }
 
     async fn recover(&self, cx: &Context, d: Option<&RawValue>) -> Recovery {
         let judged = |recovery: &Recovery| Outcome::Judged(*recovery);
         self.run(cx, Part::Recover, self.handler.recover(&self.context(cx), d), judged).await
+    }
+
+    fn check(&self, d: Option<&RawValue>) -> Result<(), Refusal> {
+        self.handler.check(d)
+    }
+
+    fn describe(&self, id: &str) -> ExtensionAction {
+        self.handler.describe(id)
     }
 
     fn schemas(&self, generator: &mut SchemaGenerator) -> (Schema, Option<Schema>) {

@@ -36,6 +36,10 @@ impl Handler<Reboot> for Wrong<BeforeTheAnswer> {
         restart(cx, Restart::Reboot).await.map_err(|failure| Refusal::failed(failure.to_string()))?;
         Ok(Accepted)
     }
+
+    async fn after_ack(&self, _: &Context, _: &Empty) -> Result<Performed, Failure> {
+        Ok(Performed::Complete)
+    }
 }
 
 #[test]
@@ -200,6 +204,10 @@ struct Panics;
 impl Handler<Reboot> for Wrong<Panics> {
     async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
         panic!("as it was told to")
+    }
+
+    async fn after_ack(&self, _: &Context, _: &Empty) -> Result<Performed, Failure> {
+        Ok(Performed::Complete)
     }
 }
 
