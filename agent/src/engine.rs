@@ -22,14 +22,18 @@ mod event;
 mod finish;
 mod judge;
 mod key;
+mod location;
 mod model;
 mod noise;
+mod notify;
 mod outbox;
 mod recover;
 mod request;
+mod rules;
 mod run;
 mod send;
 mod session;
+mod thresholds;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -47,6 +51,7 @@ use self::outbox::Outbox;
 use self::request::Request;
 use self::run::{Lane, RunningTask};
 use self::session::Session;
+use self::thresholds::Thresholds;
 use self::time::Timers;
 
 pub use self::event::{
@@ -54,6 +59,9 @@ pub use self::event::{
 };
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
+pub(crate) use self::rules::decode;
+pub use self::rules::{AttributeRules, Declared, Misfit};
+pub use self::thresholds::Threshold;
 pub use self::time::{Age, Moment, Now};
 
 use self::event::Timer;
@@ -85,6 +93,7 @@ pub struct Engine {
     /// When this run of the agent moved the mark last.
     mark_written: Option<Duration>,
     model: Model,
+    thresholds: Thresholds,
     noise: Noise,
     steps: Noise,
 }
@@ -98,6 +107,8 @@ pub struct Settings {
     pub manage: Manage,
     /// Attributes as they are configured: each replaces the stored one when the configuration changed.
     pub configured: Vec<(String, Value)>,
+    /// What attributes may hold, and which of their changes are notified.
+    pub attributes: AttributeRules,
     /// The bounds.
     pub limits: Limits,
     /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
@@ -153,6 +164,7 @@ impl Engine {
             mark: None,
             mark_written: None,
             model: Model::default(),
+            thresholds: Thresholds::default(),
             noise: Noise::of_troubles(),
             steps: Noise::of_steps(),
         }
@@ -267,6 +279,7 @@ impl Engine {
             Timer::Report(place) => self.report_due(place),
             Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
+            Timer::Notify(field) => self.notify_counted(field),
         }
     }
 

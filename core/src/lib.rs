@@ -26,6 +26,7 @@ mod actions;
 mod envelope;
 mod handler;
 mod identity;
+mod location;
 mod model;
 mod reply;
 mod report;
@@ -43,7 +44,8 @@ pub use actions::{
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
 pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
-pub use model::{DeviceInfo, Firmware, FirmwareState, Location, UnknownNumber, UpdateStatus, attribute};
+pub use location::{Location, LocationError};
+pub use model::{DeviceInfo, Firmware, FirmwareState, UnknownNumber, UpdateStatus, attribute};
 pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply, ReplyParts};
 pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
 pub use req_id::ReqId;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Failure, Performed, Recovery, Report, ReqId, Route, Subject};
+use iotdm_core::{Decision, Declined, Failure, Performed, Recovery, Report, ReqId, Route, Subject};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -115,8 +115,8 @@ pub enum Effect {
     Attributes(Vec<(String, Value)>),
     /// What this ticket waits for is durable.
     Confirm(Ticket),
-    /// What this ticket asked for is out of bounds, and not done.
-    Decline(Ticket),
+    /// What this ticket asked for is not done.
+    Decline(Ticket, Declined),
     /// The session changed in a way its owner wants to hear.
     Announce(Announcement),
 }
@@ -193,4 +193,6 @@ pub(super) enum Timer {
     Window,
     /// When to move the online mark.
     Mark,
+    /// When to look again whether an observed attribute is to be notified.
+    Notify(String),
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
+use iotdm_core::{
+    Code, Declined, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute, attribute,
+};
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -43,24 +45,30 @@ impl Engine {
 
     /// Queues a report. Beyond the bound the oldest report is dropped, unsent ones first, and counted.
     pub(super) fn report(&mut self, mut report: Report, ticket: Option<Ticket>) {
+        if let Report::Location(location) = report {
+            let (name, value) = (attribute::LOCATION.to_owned(), json!(location));
+            return self.set_attributes(vec![(name, value)], ticket);
+        }
         shorten_log_data(&mut report);
         let fits = report.body().map_or(0, |body| body.to_string().len()) <= MAX_REPORT_BYTES;
         if fits {
-            if let (own, Some(oldest)) = self.outbox.own()
-                && own >= MAX_OWN_REQUESTS
-            {
-                self.note("too many reports wait", "the oldest is dropped");
-                self.drop_from_outbox(oldest);
-            }
-            let place = self.outbox.push(Item::Report(report.clone()));
-            self.out.writes.push(Write::Queue(place, Queued::Report(report)));
-            self.out.due = true;
+            self.queue_report(report);
         } else {
             self.note("report larger than a message may be", "it is dropped");
         }
-        if let Some(ticket) = ticket {
-            self.effect(if fits { Effect::Confirm(ticket) } else { Effect::Decline(ticket) });
+        self.settle_ticket(ticket, fits.then_some(()).ok_or(Declined::OutOfBounds));
+    }
+
+    pub(super) fn queue_report(&mut self, report: Report) {
+        if let (own, Some(oldest)) = self.outbox.own()
+            && own >= MAX_OWN_REQUESTS
+        {
+            self.note("too many reports wait", "the oldest is dropped");
+            self.drop_from_outbox(oldest);
         }
+        let place = self.outbox.push(Item::Report(report.clone()));
+        self.out.writes.push(Write::Queue(place, Queued::Report(report)));
+        self.out.due = true;
     }
 
     /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.
@@ -106,6 +114,7 @@ impl Engine {
             // What it was about is gone: an observation was cancelled, a refusal was forgotten.
             return self.drop_from_outbox(place);
         };
+        self.tell_observers(&item);
         let id = self.outbox.mark_sent(place, req_id);
         self.effect(Effect::Publish { id, topic, payload });
     }
@@ -124,7 +133,10 @@ impl Engine {
                 let body = json!({ "fields": [{ "field": field, "value": value }] });
                 Some(self.own_request(UpRoute::Notify, Some(body)))
             }
-            Item::Report(report) => Some(self.own_request(report.route(), report.body())),
+            Item::Report(report) => {
+                let body = self.newest_location(report).or_else(|| report.body());
+                Some(self.own_request(report.route(), body))
+            }
         }
     }
 
