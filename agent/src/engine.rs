@@ -39,7 +39,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use iotdm_core::{BootId, Manage, Policy, Route, Subject};
+use iotdm_core::{BootId, Manage, Policy, Report, Route, Subject};
 use serde_json::Value;
 
 use crate::config::Limits;
@@ -184,6 +184,7 @@ impl Engine {
             Input::Recovered(key, recovery) => self.recovered(key, recovery),
             Input::Ended(key) => self.ended(key),
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
+            Input::Report(Report::Location(location), ticket) => self.set_location(&location, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Stop => self.stopping = true,
@@ -279,7 +280,7 @@ impl Engine {
             Timer::Report(place) => self.report_due(place),
             Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
-            Timer::Notify(field) => self.notify_counted(field),
+            Timer::Notify(field) => self.notify_due(field),
         }
     }
 

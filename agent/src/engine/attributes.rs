@@ -62,11 +62,8 @@ impl Engine {
         if let Some((name, _)) = changes.iter().find(|(_, value)| is_too_large(value)) {
             return Err(Refusal::bad_request(format!("{name}: larger than {MAX_ATTRIBUTE_BYTES} bytes")));
         }
-        let moves = self.is_moved_by(&changes);
+        self.moved_by_platform(&changes);
         self.change_attributes(changes);
-        if moves {
-            self.location_set_by_platform();
-        }
         Ok(())
     }
 
@@ -118,10 +115,10 @@ impl Engine {
     pub(super) fn set_attributes(&mut self, mut changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
         let result = self.may_set(&changes).map(|()| {
             changes.iter_mut().for_each(as_the_protocol_has_it);
-            let moves = changes.iter().any(|(name, _)| name == attribute::LOCATION);
+            let location = changes.iter().rev().find(|(name, _)| name == attribute::LOCATION).cloned();
             self.change_attributes(changes);
-            if moves {
-                self.location_due();
+            if let Some((_, location)) = location {
+                self.location_due(&location);
             }
         });
         self.settle_ticket(ticket, result);
@@ -156,7 +153,7 @@ impl Engine {
         self.out.due = true;
         self.effect(Effect::Attributes(changes.clone()));
         for field in self.model.set(changes) {
-            self.notify_counted(field);
+            self.notify_due(field);
         }
     }
 

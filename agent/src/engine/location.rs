@@ -6,37 +6,37 @@
 
 use iotdm_core::{Location, Report, attribute};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Engine;
+use super::event::Ticket;
 
 impl Engine {
-    /// Whether the platform's changes put the device elsewhere than it is.
-    pub(super) fn is_moved_by(&self, changes: &[(String, Value)]) -> bool {
-        let is_another = |(name, value): &&(String, Value)| {
-            name == attribute::LOCATION && self.model.read(name) != Some(value)
-        };
-        changes.iter().filter(is_another).count() > 0
+    /// The product says where the device is.
+    pub(super) fn set_location(&mut self, location: &Location, ticket: Option<Ticket>) {
+        self.set_attributes(vec![(attribute::LOCATION.to_owned(), json!(location))], ticket);
     }
 
-    /// The platform has put the device elsewhere.
-    pub(super) fn location_set_by_platform(&mut self) {
+    /// The platform is about to make these changes.
+    pub(super) fn moved_by_platform(&mut self, changes: &[(String, Value)]) {
+        let newest = changes.iter().rev().find(|(name, _)| name == attribute::LOCATION);
+        let Some((_, value)) = newest.filter(|(name, value)| self.model.read(name) != Some(value)) else {
+            return;
+        };
         let (reports, _) = self.outbox.locations();
         if reports > 0 {
-            self.location_due();
+            self.location_due(value);
         }
     }
 
     /// The location is to be reported.
-    pub(super) fn location_due(&mut self) {
-        let current =
-            self.model.read(attribute::LOCATION).and_then(|value| Location::deserialize(value).ok());
-        let Some(location) = current else { return };
+    pub(super) fn location_due(&mut self, value: &Value) {
+        let Ok(location) = Location::deserialize(value) else { return };
         let (_, needless) = self.outbox.locations();
         for place in needless {
             self.drop_from_outbox(place);
         }
-        self.queue_report(Report::Location(location));
+        self.report(Report::Location(location), None);
     }
 
     /// What a location report says by the time it leaves.

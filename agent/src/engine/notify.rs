@@ -13,13 +13,13 @@ use super::thresholds::{Thresholds, Verdict, rule_of};
 
 impl Engine {
     /// An observed attribute may be another than its observer was told: notifies, waits until it may, or leaves it.
-    pub(super) fn notify_counted(&mut self, field: String) {
+    pub(super) fn notify_due(&mut self, field: String) {
         if self.model.generation(&field).is_none() {
             return;
         }
         let value = self.model.read(&field).unwrap_or(&Value::Null);
         match self.thresholds.judge(&field, value, self.now) {
-            Verdict::Notify => self.notify_due(field),
+            Verdict::Notify => self.queue_notify(field),
             Verdict::Later(at) => self.timers.set(Timer::Notify(field), at),
             Verdict::TooSmall => debug!("{field} changed by less than what is notified"),
         }
@@ -41,7 +41,7 @@ impl Engine {
                 self.outbox.unsent_notify(&field).is_none()
             };
             if is_owed {
-                self.notify_counted(field);
+                self.notify_due(field);
             }
         }
         for field in self.thresholds.take_forgotten() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{
-    Code, Declined, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute, attribute,
+    Code, Declined, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute,
 };
 use serde_json::{Value, json};
 use tracing::warn;
@@ -33,7 +33,7 @@ impl Engine {
         self.outbox.weigh(&key, bytes.unwrap_or(0));
     }
 
-    pub(super) fn notify_due(&mut self, field: String) {
+    pub(super) fn queue_notify(&mut self, field: String) {
         let Some(generation) = self.model.generation(&field) else { return };
         let (place, left) = self.outbox.notify_due(field.clone(), generation);
         for left in left {
@@ -45,30 +45,22 @@ impl Engine {
 
     /// Queues a report. Beyond the bound the oldest report is dropped, unsent ones first, and counted.
     pub(super) fn report(&mut self, mut report: Report, ticket: Option<Ticket>) {
-        if let Report::Location(location) = report {
-            let (name, value) = (attribute::LOCATION.to_owned(), json!(location));
-            return self.set_attributes(vec![(name, value)], ticket);
-        }
         shorten_log_data(&mut report);
         let fits = report.body().map_or(0, |body| body.to_string().len()) <= MAX_REPORT_BYTES;
         if fits {
-            self.queue_report(report);
+            if let (own, Some(oldest)) = self.outbox.own()
+                && own >= MAX_OWN_REQUESTS
+            {
+                self.note("too many reports wait", "the oldest is dropped");
+                self.drop_from_outbox(oldest);
+            }
+            let place = self.outbox.push(Item::Report(report.clone()));
+            self.out.writes.push(Write::Queue(place, Queued::Report(report)));
+            self.out.due = true;
         } else {
             self.note("report larger than a message may be", "it is dropped");
         }
         self.settle_ticket(ticket, fits.then_some(()).ok_or(Declined::OutOfBounds));
-    }
-
-    pub(super) fn queue_report(&mut self, report: Report) {
-        if let (own, Some(oldest)) = self.outbox.own()
-            && own >= MAX_OWN_REQUESTS
-        {
-            self.note("too many reports wait", "the oldest is dropped");
-            self.drop_from_outbox(oldest);
-        }
-        let place = self.outbox.push(Item::Report(report.clone()));
-        self.out.writes.push(Write::Queue(place, Queued::Report(report)));
-        self.out.due = true;
     }
 
     /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.

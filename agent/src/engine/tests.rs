@@ -1,6 +1,7 @@
 //! The promises of the engine, each in a file of its own, in a world of a disk, a clock, a broker and a platform.
 
 mod answers;
+mod attributes;
 mod bounds;
 mod disruptive;
 mod durable;
