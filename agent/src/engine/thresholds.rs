@@ -1,6 +1,7 @@
 //! When a change of an observed attribute is worth a notification: the rules, and what each observer was told last.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use iotdm_core::{BootId, Location, attribute};
@@ -174,6 +175,32 @@ impl Threshold {
             let least = self.min_change.get(path).copied().unwrap_or_default();
             (number - told.numbers[path]).abs() >= least * ROUNDING
         })
+    }
+}
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_member = |(path, least): (&String, &f64)| match path.as_str() {
+            "" => format!("a change by {least}"),
+            path => format!("a change of {path} by {least}"),
+        };
+        let mut changes: Vec<String> = self.min_change.iter().map(of_member).collect();
+        changes.extend(self.min_metres.map(|metres| format!("a move by {metres} m")));
+        let has_members = self.min_change.keys().any(|path| !path.is_empty());
+        if changes.is_empty() {
+            changes.push("any change".into());
+        } else if has_members {
+            changes.push("any other change".into());
+        }
+        f.write_str(&changes.join(", "))?;
+        let ignored: Vec<&str> = self.ignored.iter().map(String::as_str).collect();
+        if !ignored.is_empty() {
+            write!(f, " but of {}", ignored.join(", "))?;
+        }
+        if !self.min_interval.is_zero() {
+            write!(f, "; at most every {}", humantime::format_duration(self.min_interval))?;
+        }
+        Ok(())
     }
 }
 

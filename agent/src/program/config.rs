@@ -12,6 +12,7 @@
 //! # Caveats
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
+mod attributes;
 mod document;
 mod explain;
 mod file;
@@ -28,8 +29,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iotdm_agent::Config;
-use iotdm_core::{Interrupted, Late};
+use iotdm_agent::{Config, Threshold};
+use iotdm_core::{Interrupted, Late, Location};
 
 use super::logging::LogSettings;
 pub(crate) use values::plain;
@@ -39,6 +40,10 @@ pub(crate) use values::plain;
 pub(crate) struct Settings {
     /// What the library needs.
     pub(crate) config: Config,
+    /// Where the device is, when the operator knows it.
+    pub(crate) location: Option<Location>,
+    /// Which changes of attributes are notified.
+    pub(crate) thresholds: BTreeMap<String, Threshold>,
     /// What the platform may ask for; an action without an entry is answered 501.
     pub(crate) actions: Actions,
     /// The journal's directory.

@@ -103,3 +103,19 @@ fn what_an_observer_was_told_stays_small_however_large_the_value_is() {
     let (_, stored) = thresholds.told("log", &json!("x".repeat(100_000)), Some((now, &boot))).unwrap();
     assert!(stored.to_string().len() < 200);
 }
+
+#[test]
+fn a_rule_is_told_in_words() {
+    let words = [
+        (Threshold::new().min_interval(Duration::from_secs(90)), "any change; at most every 1m 30s"),
+        (Threshold::new().min_change(0.5), "a change by 0.5"),
+        (Threshold::new().min_metres(25.0), "a move by 25 m"),
+        (
+            Threshold::new().min_change_of("celsius", 0.5).ignore("at"),
+            "a change of celsius by 0.5, any other change but of at",
+        ),
+    ];
+    for (rule, told) in words {
+        assert_eq!(rule.to_string(), told);
+    }
+}

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Verify;
+use super::attributes::{Attribute, Place};
 use super::values::{
     Budget, Command, CustomId, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime,
     NameText, Outbox, OutputLimit, Pending, Port, Running, ShutdownGrace, Span, TimeLimit, VariableName,
@@ -18,6 +19,8 @@ use crate::program::logging::{Level, LogFormat};
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) device: Device,
+    #[serde(default)]
+    pub(super) attributes: BTreeMap<String, Attribute>,
     #[serde(default)]
     pub(super) broker: Broker,
     #[serde(default)]
@@ -43,6 +46,7 @@ pub(super) struct Device {
     #[serde(default)]
     pub(super) info: DeviceInfo,
     pub(super) metadata: Option<toml::Table>,
+    pub(super) location: Option<Place>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -29,6 +29,8 @@ pub(super) fn resolve(
     let token = resolver.token(&file.auth);
     let broker = resolver.broker(&file.broker, &identity);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
+    let location = resolver.location(file.device.location);
+    let thresholds = resolver.thresholds(file.attributes);
     let limits = resolver.limits(&file.journal, &file.limits);
     let actions = resolver.actions(file.actions);
     let journal =
@@ -48,10 +50,10 @@ pub(super) fn resolve(
     if !resolver.problems.is_empty() {
         return Err(ConfigError::all(resolver.problems));
     }
-    Ok(Settings { config, actions, journal, log, warnings: resolver.warnings })
+    Ok(Settings { config, location, thresholds, actions, journal, log, warnings: resolver.warnings })
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     document: &'a Document<'a>,
     folder: PathBuf,
     surroundings: &'a Surroundings<'a>,
@@ -65,12 +67,12 @@ impl<'a> Resolver<'a> {
         Self { document, folder, surroundings, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    fn problem(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(self.document.problem(key, message));
     }
 
     /// A value, or its problem and nothing.
-    fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problem(key, message)).ok()
     }
 
