@@ -1,3 +1,5 @@
+mod attributes;
+
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -6,19 +8,17 @@ use std::time::Duration;
 
 use iotdm_core::{
     Action, Bundle, ClientKind, Declined, Direction, Failure, Handler, Location, Manage, Policy, Report,
-    Route, System, Table, TableError, attribute,
+    Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::driver::{Driver, Handle, RunError};
-use crate::engine::{AttributeRules, Declared, Settings, Threshold};
+use crate::engine::{AttributeRules, Settings};
 use crate::link::{Link, MqttLink, TlsError};
 use crate::store::{SledSource, StoreSource};
-use crate::subscription::Subscription;
 use crate::system::{LinuxSystem, NoBootId};
 
 /// A device-management agent, ready to run.
@@ -107,25 +107,6 @@ impl Device {
         Ok(self.handle.set_attributes(vec![(name.to_owned(), value)]).await?)
     }
 
-    /// Follows an attribute: the stored value first, then each newer one. Whatever the subscriber sees is durable, and
-    /// seen again after a restart.
-    ///
-    /// The platform may set `metadata`, `deviceInfo` and `location`; declare the type with [`Builder::attribute`], so
-    /// that it is answered 400 when it sets what does not fit.
-    pub fn subscribe<T: DeserializeOwned>(&self, name: impl Into<String>) -> Subscription<T> {
-        Subscription::new(name.into(), self.handle.clone())
-    }
-
-    /// Sets where the device is, durably, and reports it to the platform (`docs/protocol.md` §4.3); whoever observes
-    /// `location` is notified besides. Reports that wait are one, which carries the newest location.
-    ///
-    /// # Errors
-    /// What of it is out of its range, or that the agent is stopping.
-    pub async fn set_location(&self, location: &Location) -> Result<(), Failure> {
-        location.check().map_err(|error| Failure::new(error.to_string()))?;
-        Ok(self.handle.report(Report::Location(location.clone())).await?)
-    }
-
     /// Counts the changes of attributes: its `changed` waits for the next one, whichever attribute it is.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.handle.attributes.changes()
@@ -201,33 +182,6 @@ impl Builder {
         self
     }
 
-    /// Declares the type of an attribute: an update of the platform that does not fit is answered 400 with the place,
-    /// before anything of it is stored, and a value of the product's own that does not fit is declined.
-    ///
-    /// The type's `Deserialize` runs before the request is recorded. It only reads: whatever else it did would be done
-    /// again for each copy of the request, and nothing is answered until it returns. A panic in it is answered 500.
-    #[must_use]
-    pub fn attribute<T: DeserializeOwned>(mut self, name: impl Into<String>) -> Self {
-        self.attributes.declared.insert(name.into(), Declared::of::<T>());
-        self
-    }
-
-    /// Says when a change of an observed attribute is worth a notification; every change is unless this is called. It
-    /// holds for the attribute's members, too.
-    #[must_use]
-    pub fn threshold(mut self, name: impl Into<String>, threshold: Threshold) -> Self {
-        self.attributes.thresholds.insert(name.into(), threshold);
-        self
-    }
-
-    /// Where the device is, when nobody has said otherwise since it was configured so: it is reported when it is
-    /// configured otherwise than before.
-    #[must_use]
-    pub fn location(mut self, location: Location) -> Self {
-        self.location = Some(location);
-        self
-    }
-
     /// The machine; [`LinuxSystem`] without commands unless this is called. A reboot or a factory reset is then
     /// accepted and fails: give it the command with [`LinuxSystem::reboot_command`] or
     /// [`LinuxSystem::factory_reset_command`], or make it a dry run.
@@ -274,9 +228,8 @@ impl Builder {
             (change.0)(policy);
         }
         check(&self.config)?;
-        check_thresholds(&self.attributes)?;
-        let place = self.location.as_ref().map_or(Ok(()), Location::check);
-        place.map_err(|error| BuildError::Attribute(format!("location: {error}")))?;
+        let configured =
+            attributes::configured(&self.config, &self.table, self.location.as_ref(), &self.attributes)?;
         let system = match self.system {
             Some(system) => system,
             None => Arc::new(LinuxSystem::new()?),
@@ -286,10 +239,6 @@ impl Builder {
             None => Box::new(MqttLink::new(&self.config)?),
         };
         let source = self.source.ok_or(BuildError::NoJournal)?;
-        let configured = configured(&self.config, &self.table, self.location.as_ref());
-        self.attributes
-            .check(&configured)
-            .map_err(|refusal| BuildError::Attribute(refusal.message().into()))?;
         let settings = Settings {
             configured,
             attributes: self.attributes,
@@ -357,14 +306,6 @@ pub enum BuildError {
     },
 }
 
-fn check_thresholds(rules: &AttributeRules) -> Result<(), BuildError> {
-    for (attribute, threshold) in &rules.thresholds {
-        let attribute = attribute.clone();
-        threshold.check(&attribute).map_err(|reason| BuildError::Threshold { attribute, reason })?;
-    }
-    Ok(())
-}
-
 fn check(config: &Config) -> Result<(), BuildError> {
     let lifetime = config.lifetime;
     if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
@@ -389,18 +330,6 @@ fn check(config: &Config) -> Result<(), BuildError> {
         return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
     }
     Ok(())
-}
-
-/// The attributes as they are configured.
-fn configured(config: &Config, table: &Table, location: Option<&Location>) -> Vec<(String, Value)> {
-    let mut configured: Vec<(String, Value)> =
-        vec![(attribute::DEVICE_INFO.into(), json!(config.device_info))];
-    configured.extend(config.metadata.clone().map(|metadata| (attribute::METADATA.to_owned(), metadata)));
-    let firmware = table.supports().firmware_actions;
-    configured
-        .extend(firmware.then(|| (attribute::FIRMWARE.to_owned(), json!(iotdm_core::Firmware::default()))));
-    configured.extend(location.map(|location| (attribute::LOCATION.to_owned(), json!(location))));
-    configured
 }
 
 fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u64>) -> Settings {
