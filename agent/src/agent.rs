@@ -1,3 +1,5 @@
+mod attributes;
+
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -5,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Manage, Policy,
-    Report, Route, System, Table, TableError, attribute,
+    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Location, Manage,
+    Policy, Report, Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::driver::{Driver, Handle, RunError};
-use crate::engine::Settings;
+use crate::engine::{AttributeRules, Settings};
 use crate::link::{Link, MqttLink, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
@@ -53,6 +54,8 @@ impl Agent {
             link: None,
             seed: None,
             policies: Vec::new(),
+            attributes: AttributeRules::default(),
+            location: None,
             problem: None,
         }
     }
@@ -165,6 +168,8 @@ pub struct Builder {
     link: Option<Box<dyn Link>>,
     seed: Option<u64>,
     policies: Vec<(Route, PolicyChange)>,
+    attributes: AttributeRules,
+    location: Option<Location>,
     problem: Option<TableError>,
 }
 
@@ -255,6 +260,8 @@ impl Builder {
             (change.0)(policy);
         }
         check(&self.config)?;
+        let configured =
+            attributes::configured(&self.config, &self.table, self.location.as_ref(), &self.attributes)?;
         let system = match self.system {
             Some(system) => system,
             None => Arc::new(LinuxSystem::new()?),
@@ -264,7 +271,11 @@ impl Builder {
             None => Box::new(MqttLink::new(&self.config)?),
         };
         let source = self.source.ok_or(BuildError::NoJournal)?;
-        let settings = settings(&self.config, &self.table, &*system, self.seed);
+        let settings = Settings {
+            configured,
+            attributes: self.attributes,
+            ..settings(&self.config, &self.table, &*system, self.seed)
+        };
         let (handle, commands) = Handle::new();
         let (state, state_receiver) = watch::channel(State::Disconnected);
         let device = Device { handle: handle.clone(), state: state_receiver };
@@ -326,6 +337,17 @@ pub enum BuildError {
     /// A value is out of its range.
     #[error("{0}")]
     Range(&'static str),
+    /// A configured attribute does not fit the type that was declared for it, or is outside its range.
+    #[error("{0}")]
+    Attribute(String),
+    /// The agent cannot keep to a threshold.
+    #[error("the threshold of {attribute}: {reason}")]
+    Threshold {
+        /// Whose.
+        attribute: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
 }
 
 fn check(config: &Config) -> Result<(), BuildError> {
@@ -355,12 +377,6 @@ fn check(config: &Config) -> Result<(), BuildError> {
 }
 
 fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u64>) -> Settings {
-    let mut configured: Vec<(String, Value)> =
-        vec![(attribute::DEVICE_INFO.into(), json!(config.device_info))];
-    configured.extend(config.metadata.clone().map(|metadata| (attribute::METADATA.to_owned(), metadata)));
-    let firmware = table.supports().firmware_actions;
-    configured
-        .extend(firmware.then(|| (attribute::FIRMWARE.to_owned(), json!(iotdm_core::Firmware::default()))));
     Settings {
         policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
         manage: Manage {
@@ -368,7 +384,8 @@ fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u6
             supports: table.supports(),
             ..Manage::default()
         },
-        configured,
+        configured: Vec::new(),
+        attributes: AttributeRules::default(),
         limits: config.limits,
         unnoticed: config.broker.keep_alive * 2,
         boot: system.boot_id(),

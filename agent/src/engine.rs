@@ -22,21 +22,25 @@ mod event;
 mod finish;
 mod judge;
 mod key;
+mod location;
 mod model;
 mod noise;
+mod notify;
 mod outbox;
 mod recover;
 mod replace;
 mod request;
+mod rules;
 mod run;
 mod send;
 mod session;
+mod thresholds;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use iotdm_core::{BootId, Manage, Policy, Route, Subject};
+use iotdm_core::{BootId, Manage, Policy, Report, Route, Subject};
 use serde_json::Value;
 
 use crate::config::Limits;
@@ -48,6 +52,7 @@ use self::outbox::Outbox;
 use self::request::Request;
 use self::run::{Lane, RunningTask};
 use self::session::Session;
+use self::thresholds::Thresholds;
 use self::time::Timers;
 
 pub use self::event::{
@@ -56,6 +61,9 @@ pub use self::event::{
 };
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
+pub(crate) use self::rules::decode;
+pub use self::rules::{AttributeRules, Declared, Misfit};
+pub use self::thresholds::Threshold;
 pub use self::time::{Age, Moment, Now};
 
 use self::event::Timer;
@@ -87,6 +95,7 @@ pub struct Engine {
     /// When this run of the agent moved the mark last.
     mark_written: Option<Duration>,
     model: Model,
+    thresholds: Thresholds,
     noise: Noise,
     steps: Noise,
 }
@@ -100,6 +109,8 @@ pub struct Settings {
     pub manage: Manage,
     /// Attributes as they are configured: each replaces the stored one when the configuration changed.
     pub configured: Vec<(String, Value)>,
+    /// What attributes may hold, and which of their changes are notified.
+    pub attributes: AttributeRules,
     /// The bounds.
     pub limits: Limits,
     /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
@@ -155,6 +166,7 @@ impl Engine {
             mark: None,
             mark_written: None,
             model: Model::default(),
+            thresholds: Thresholds::default(),
             noise: Noise::of_troubles(),
             steps: Noise::of_steps(),
         }
@@ -174,6 +186,7 @@ impl Engine {
             Input::Recovered(key, recovery) => self.recovered(key, recovery),
             Input::Ended(key) => self.ended(key),
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
+            Input::Report(Report::Location(location), ticket) => self.set_location(&location, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Replace(offer, ticket) => self.replace(offer, ticket),
@@ -270,6 +283,7 @@ impl Engine {
             Timer::Report(place) => self.report_due(place),
             Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
+            Timer::Notify(field) => self.notify_due(field),
         }
     }
 

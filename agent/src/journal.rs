@@ -169,6 +169,7 @@ impl Journal {
             Write::Attribute(name, value) => {
                 self.put(changes, named(space::ATTRIBUTE, name), &(name, value));
             }
+            Write::Unset(name) => self.remove(changes, named(space::ATTRIBUTE, name)),
             Write::Observe(field, generation) => {
                 self.put(changes, named(space::OBSERVATION, field), &(field, generation));
             }

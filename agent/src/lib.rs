@@ -25,6 +25,8 @@
 //!
 //! * **Running**: [`Agent`], its [`Builder`], and [`Device`] for the product's side of it.
 //! * **Configuration**: [`Config`].
+//! * **Attributes**: [`Builder::attribute`] declares a type, [`Device::subscribe`] follows the values, [`Threshold`] says
+//!   which changes are notified.
 //! * **The journal**: [`journal`] on [`store`]: what must not be forgotten.
 //! * **The engine**: [`engine`], pure: inputs and time in, writes and effects out.
 //! * **The link**: [`link`], the one place that knows rumqttc.
@@ -44,6 +46,7 @@ pub mod engine;
 pub mod journal;
 pub mod link;
 pub mod store;
+mod subscription;
 pub mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -65,3 +68,5 @@ pub use program::fuzzing;
 pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
 pub use config::{Broker, Config, Limits, Secret, Tls};
 pub use driver::RunError;
+pub use engine::{Misfit, Threshold};
+pub use subscription::Subscription;

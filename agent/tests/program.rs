@@ -6,6 +6,8 @@ mod harness;
 
 #[path = "program/actions.rs"]
 mod actions;
+#[path = "program/attributes.rs"]
+mod attributes;
 #[path = "program/configuration.rs"]
 mod configuration;
 #[path = "program/ends.rs"]

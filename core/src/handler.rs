@@ -175,6 +175,10 @@ pub enum Declined {
     /// It is more than a message or the device model may hold: asking again changes nothing.
     #[error("it is larger than a message or the device model may hold")]
     OutOfBounds,
+    /// A value does not fit the type of its attribute, or is outside its range: asking again changes nothing. The log
+    /// says which and why.
+    #[error("a value does not fit its attribute")]
+    Misfit,
 }
 
 impl From<Declined> for Failure {

@@ -43,60 +43,6 @@ pub struct DeviceInfo {
     pub descriptive_location: Option<String>,
 }
 
-/// Where the device is, WGS84 (`docs/protocol.md` §4.3). Each update is complete: an optional value left out is
-/// deleted on the other side.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", try_from = "LocationFields")]
-pub struct Location {
-    /// Decimal degrees, -180 to 180.
-    pub longitude: f64,
-    /// Decimal degrees, -90 to 90.
-    pub latitude: f64,
-    /// Metres.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub elevation: Option<f64>,
-    /// Metres.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<f64>,
-    /// When it was measured, ISO 8601.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub measured_date_time: Option<String>,
-    /// When it was set, ISO 8601.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub updated_date_time: Option<String>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct LocationFields {
-    longitude: f64,
-    latitude: f64,
-    elevation: Option<f64>,
-    accuracy: Option<f64>,
-    measured_date_time: Option<String>,
-    updated_date_time: Option<String>,
-}
-
-impl TryFrom<LocationFields> for Location {
-    type Error = String;
-
-    fn try_from(fields: LocationFields) -> Result<Self, String> {
-        let within = |name, value: f64, limit: f64| {
-            (value.abs() <= limit)
-                .then_some(value)
-                .ok_or(format!("{name} {value} is not within -{limit} to {limit}"))
-        };
-        Ok(Self {
-            longitude: within("longitude", fields.longitude, 180.0)?,
-            latitude: within("latitude", fields.latitude, 90.0)?,
-            elevation: fields.elevation,
-            accuracy: fields.accuracy,
-            measured_date_time: fields.measured_date_time,
-            updated_date_time: fields.updated_date_time,
-        })
-    }
-}
-
 /// `mgmt.firmware`: the image the platform speaks of and how far the device is with it (`docs/protocol.md` §6.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -242,18 +188,6 @@ mod tests {
             [json!({"state": 3}), json!({"updateStatus": 7}), json!({"state": -1}), json!({"state": "0"})]
         {
             assert!(from_value::<Firmware>(value.clone()).is_err(), "{value}");
-        }
-    }
-
-    #[test]
-    fn a_location_needs_both_coordinates_within_range() {
-        assert!(from_value::<Location>(json!({"longitude": 180, "latitude": -90})).is_ok());
-        for value in [
-            json!({"longitude": 1}),
-            json!({"longitude": 181, "latitude": 0}),
-            json!({"longitude": 0, "latitude": 90.5}),
-        ] {
-            assert!(from_value::<Location>(value.clone()).is_err(), "{value}");
         }
     }
 }

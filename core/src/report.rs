@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::model::{DeviceInfo, Location};
+use crate::location::Location;
+use crate::model::DeviceInfo;
 use crate::topic::UpRoute;
 
 /// The body of manage (`docs/protocol.md` §4.1).

@@ -107,7 +107,7 @@ fn made(records: &[Record<'_>]) {
     // The last of each stands.
     for (index, record) in writes.iter().enumerate() {
         let is_last = !writes[index + 1..].iter().any(|later| same_place(later, record));
-        let takes_away = matches!(record, Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_));
+        let takes_away = matches!(record, Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_));
         if is_last && !takes_away {
             let text = format!("{record:?}");
             assert!(read.iter().any(|found| format!("{found:?}") == text), "lost: {text}");
@@ -126,7 +126,7 @@ fn place(write: &Write) -> (u8, Vec<u8>) {
     match write {
         Write::Open(key, _) | Write::Done(key, _) | Write::Forget(key) => (0, key.0.to_vec()),
         Write::Queue(place, _) | Write::Unqueue(place) => (1, place.to_be_bytes().to_vec()),
-        Write::Attribute(name, _) => (2, name.as_bytes().to_vec()),
+        Write::Attribute(name, _) | Write::Unset(name) => (2, name.as_bytes().to_vec()),
         Write::Observe(name, _) | Write::Unobserve(name) => (3, name.as_bytes().to_vec()),
         Write::Quarantine(_) => (4, Vec::new()),
         Write::Mark(_) => (5, Vec::new()),

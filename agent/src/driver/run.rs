@@ -68,6 +68,8 @@ impl<'a> Run<'a> {
     pub(super) async fn go(mut self, shutdown: &mut Shutdown<'_>) -> Result<Ending, RunError> {
         let now = self.now();
         self.engine.start(now);
+        let model = self.engine.model();
+        self.driver.handle.attributes.keep_only(|name| model.read(name).is_some());
         loop {
             if let Err(reason) = self.perform_batches() {
                 return Ok(self.crash(reason).await);
@@ -254,7 +256,7 @@ impl<'a> Run<'a> {
             Effect::Cancel(key) => self.tasks.cancel(key),
             Effect::Attributes(changes) => self.driver.handle.attributes.apply(changes),
             Effect::Confirm(ticket) => self.tell(ticket, Ok(())),
-            Effect::Decline(ticket) => self.tell(ticket, Err(Declined::OutOfBounds)),
+            Effect::Decline(ticket, declined) => self.tell(ticket, Err(declined)),
             Effect::Replaced(ticket) => self.replaced(ticket),
             Effect::Announce(announcement) => self.announce(announcement),
         }

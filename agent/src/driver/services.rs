@@ -26,8 +26,15 @@ pub(crate) enum Command {
 /// The attributes as they were last made durable.
 #[derive(Clone, Debug)]
 pub(crate) struct Attributes {
-    values: Arc<Mutex<BTreeMap<String, Value>>>,
+    values: Arc<Mutex<BTreeMap<String, Versioned>>>,
     changed: watch::Sender<u64>,
+}
+
+/// A value, and the number of the change that made it what it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Versioned {
+    pub(crate) version: u64,
+    pub(crate) value: Value,
 }
 
 impl Attributes {
@@ -36,12 +43,28 @@ impl Attributes {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Value> {
+        self.versioned(name).map(|versioned| versioned.value)
+    }
+
+    pub(crate) fn versioned(&self, name: &str) -> Option<Versioned> {
         self.values.lock().expect("no holder of the lock panics").get(name).cloned()
     }
 
     pub(crate) fn apply(&self, changes: Vec<(String, Value)>) {
-        self.values.lock().expect("no holder of the lock panics").extend(changes);
-        self.changed.send_modify(|version| *version += 1);
+        let version = *self.changed.borrow() + 1;
+        let mut values = self.values.lock().expect("no holder of the lock panics");
+        for (name, value) in changes {
+            if values.get(&name).is_none_or(|before| before.value != value) {
+                values.insert(name, Versioned { version, value });
+            }
+        }
+        drop(values);
+        self.changed.send_replace(version);
+    }
+
+    /// Forgets what is not stored: a journal that was set aside took it along.
+    pub(crate) fn keep_only(&self, is_stored: impl Fn(&str) -> bool) {
+        self.values.lock().expect("no holder of the lock panics").retain(|name, _| is_stored(name));
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -64,6 +87,11 @@ impl Handle {
 
     pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
         self.ask(|done| Command::SetAttributes(changes.clone(), done)).await
+    }
+
+    /// Waits for the end of the run.
+    pub(crate) async fn ended(&self) {
+        self.commands.closed().await;
     }
 
     pub(crate) async fn report(&self, report: Report) -> Result<(), Declined> {

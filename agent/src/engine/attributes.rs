@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 use iotdm_core::{
-    Cancel, Code, DeviceUpdate, FieldName, MAX_PAYLOAD_BYTES, Observe, Refusal, ReqId, Response, Route,
-    Subject, Table,
+    Cancel, Code, Declined, DeviceUpdate, FieldName, Location, MAX_PAYLOAD_BYTES, Observe, Refusal, ReqId,
+    Response, Route, Subject, Table, attribute,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -58,9 +58,11 @@ impl Engine {
     pub(super) fn device_update(&mut self, d: Option<&RawValue>) -> Result<(), Refusal> {
         let update = Table::decode::<DeviceUpdate>(d)?;
         let changes = self.model.update(update.fields, self.firmware_is_busy())?;
+        self.settings.attributes.check(&changes)?;
         if let Some((name, _)) = changes.iter().find(|(_, value)| is_too_large(value)) {
             return Err(Refusal::bad_request(format!("{name}: larger than {MAX_ATTRIBUTE_BYTES} bytes")));
         }
+        self.moved_by_platform(&changes);
         self.change_attributes(changes);
         Ok(())
     }
@@ -85,6 +87,7 @@ impl Engine {
         for field in &fields {
             let generation = self.model.generation(field).expect("it has just been observed");
             self.out.writes.push(Write::Observe(field.clone(), generation));
+            self.watch(field);
         }
         self.out.due = true;
         Ok(fields)
@@ -101,26 +104,49 @@ impl Engine {
         if self.model.cancel(field) {
             self.out.writes.push(Write::Unobserve(field.to_owned()));
             self.out.due = true;
+            self.watch_no_longer(field);
         }
         if let Some(place) = self.outbox.unsent_notify(field) {
             self.drop_from_outbox(place);
         }
     }
 
-    pub(super) fn set_attributes(&mut self, changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
-        let unkeepable = changes.iter().any(|(_, value)| is_too_large(value) || is_too_deep(value));
-        let fits = !unkeepable && self.model.has_room_for(changes.iter().map(|(name, _)| name));
-        if fits {
+    /// The product sets attributes: all of them or, declined, none. Its location is reported, whichever way it is set.
+    pub(super) fn set_attributes(&mut self, mut changes: Vec<(String, Value)>, ticket: Option<Ticket>) {
+        let result = self.may_set(&changes).map(|()| {
+            changes.iter_mut().for_each(as_the_protocol_has_it);
+            let location = changes.iter().rev().find(|(name, _)| name == attribute::LOCATION).cloned();
             self.change_attributes(changes);
-        } else {
+            if let Some((_, location)) = location {
+                self.location_due(&location);
+            }
+        });
+        self.settle_ticket(ticket, result);
+    }
+
+    fn may_set(&mut self, changes: &[(String, Value)]) -> Result<(), Declined> {
+        let unkeepable = changes.iter().any(|(_, value)| is_too_large(value) || is_too_deep(value));
+        if unkeepable || !self.model.has_room_for(changes.iter().map(|(name, _)| name)) {
             self.note("attributes beyond their bounds", "they are not set");
+            return Err(Declined::OutOfBounds);
         }
+        if let Err(refusal) = self.settings.attributes.check_own(changes) {
+            self.note("attributes that do not fit", &format!("they are not set: {}", refusal.message()));
+            return Err(Declined::Misfit);
+        }
+        Ok(())
+    }
+
+    pub(super) fn settle_ticket(&mut self, ticket: Option<Ticket>, result: Result<(), Declined>) {
         if let Some(ticket) = ticket {
-            self.effect(if fits { Effect::Confirm(ticket) } else { Effect::Decline(ticket) });
+            self.effect(match result {
+                Ok(()) => Effect::Confirm(ticket),
+                Err(declined) => Effect::Decline(ticket, declined),
+            });
         }
     }
 
-    fn change_attributes(&mut self, changes: Vec<(String, Value)>) {
+    pub(super) fn change_attributes(&mut self, changes: Vec<(String, Value)>) {
         for (name, value) in &changes {
             self.out.writes.push(Write::Attribute(name.clone(), value.clone()));
         }
@@ -174,6 +200,15 @@ fn named(fields: Vec<FieldName>) -> Result<Vec<String>, Refusal> {
         return Err(Refusal::bad_request("d.fields names no attribute"));
     }
     Ok(fields.into_iter().map(|name| name.field).collect())
+}
+
+/// Of a location the members that the protocol knows.
+fn as_the_protocol_has_it((name, value): &mut (String, Value)) {
+    if name == attribute::LOCATION
+        && let Ok(location) = Location::deserialize(&*value)
+    {
+        *value = json!(location);
+    }
 }
 
 fn is_too_large(value: &Value) -> bool {

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Failure, Performed, Policy, Recovery, Report, ReqId, Route, Subject, Supports};
+use iotdm_core::{
+    Decision, Declined, Failure, Performed, Policy, Recovery, Report, ReqId, Route, Subject, Supports,
+};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -127,8 +129,8 @@ pub enum Effect {
     Attributes(Vec<(String, Value)>),
     /// What this ticket waits for is durable.
     Confirm(Ticket),
-    /// What this ticket asked for is out of bounds, and not done.
-    Decline(Ticket),
+    /// What this ticket asked for is not done.
+    Decline(Ticket, Declined),
     /// Tasks that start after this one are those of the offer that came with this ticket.
     Replaced(Ticket),
     /// The session changed in a way its owner wants to hear.
@@ -207,4 +209,6 @@ pub(super) enum Timer {
     Window,
     /// When to move the online mark.
     Mark,
+    /// When to look again whether an observed attribute is to be notified.
+    Notify(String),
 }

@@ -53,7 +53,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-fn digest(parts: &[&[u8]]) -> [u8; 16] {
+pub(super) fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
         // Lengths first: no two lists of parts may run together to the same bytes.

@@ -315,10 +315,23 @@ impl Outbox {
         self.notifies = newest;
     }
 
-    /// Notifications that a later one of the same attribute has made needless, after a lost connection.
+    /// Location reports: all of them, and those that a newer one makes needless, which are all but one that is on its
+    /// way to the broker.
+    pub(super) fn locations(&self) -> (usize, Vec<u64>) {
+        let all = || {
+            self.entries.iter().filter(|(_, entry)| matches!(entry.item, Item::Report(Report::Location(_))))
+        };
+        let needless = all().filter(|(_, entry)| !matches!(entry.state, State::Sent { .. }));
+        (all().count(), needless.map(|(place, _)| *place).collect())
+    }
+
+    /// Notifications and locations that a later one of the same attribute has made needless, after a lost connection.
     pub(super) fn superseded(&self) -> Vec<u64> {
+        let (_, mut locations) = self.locations();
+        locations.pop();
         let superseded = |(place, entry): (&u64, &Entry)| match &entry.item {
             Item::Notify { field, .. } if self.notifies.get(field) != Some(place) => Some(*place),
+            Item::Report(_) if locations.contains(place) => Some(*place),
             _ => None,
         };
         self.entries.iter().filter_map(superseded).collect()

@@ -29,7 +29,11 @@ impl Engine {
                 self.outbox.restore(place, Item::Notify { field, generation });
             }
             Write::Queue(place, Queued::Report(report)) => self.outbox.restore(place, Item::Report(report)),
-            Write::Attribute(name, value) => self.model.restore_attribute(name, value),
+            Write::Attribute(name, value) => {
+                if !self.thresholds.restore(&name, &value) {
+                    self.model.restore_attribute(name, value);
+                }
+            }
             Write::Observe(field, generation) => {
                 self.seen(generation);
                 self.model.restore_observation(field, generation);
@@ -37,13 +41,14 @@ impl Engine {
             Write::Quarantine(on) => self.quarantine = on,
             Write::Mark(mark) => self.mark = Some(mark),
             // These take things away; nothing of the kind stands in a journal.
-            Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) => {}
+            Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_) => {}
         }
     }
 
     /// Begins: interrupted requests are judged or answered, then the engine connects.
     pub fn start(&mut self, now: Now) {
         self.now = now;
+        self.watch_observed();
         self.configure();
         if self.quarantine {
             warn!(

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute};
+use iotdm_core::{
+    Code, Declined, Incoming, LogEntry, MAX_PAYLOAD_BYTES, Report, ReqId, Subject, Topic, UpRoute,
+};
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -31,7 +33,7 @@ impl Engine {
         self.outbox.weigh(&key, bytes.unwrap_or(0));
     }
 
-    pub(super) fn notify_due(&mut self, field: String) {
+    pub(super) fn queue_notify(&mut self, field: String) {
         let Some(generation) = self.model.generation(&field) else { return };
         let (place, left) = self.outbox.notify_due(field.clone(), generation);
         for left in left {
@@ -58,9 +60,7 @@ impl Engine {
         } else {
             self.note("report larger than a message may be", "it is dropped");
         }
-        if let Some(ticket) = ticket {
-            self.effect(if fits { Effect::Confirm(ticket) } else { Effect::Decline(ticket) });
-        }
+        self.settle_ticket(ticket, fits.then_some(()).ok_or(Declined::OutOfBounds));
     }
 
     /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.
@@ -106,6 +106,7 @@ impl Engine {
             // What it was about is gone: an observation was cancelled, a refusal was forgotten.
             return self.drop_from_outbox(place);
         };
+        self.tell_observers(&item);
         let id = self.outbox.mark_sent(place, req_id);
         self.effect(Effect::Publish { id, topic, payload });
     }
@@ -124,7 +125,10 @@ impl Engine {
                 let body = json!({ "fields": [{ "field": field, "value": value }] });
                 Some(self.own_request(UpRoute::Notify, Some(body)))
             }
-            Item::Report(report) => Some(self.own_request(report.route(), report.body())),
+            Item::Report(report) => {
+                let body = self.newest_location(report).or_else(|| report.body());
+                Some(self.own_request(report.route(), body))
+            }
         }
     }
 

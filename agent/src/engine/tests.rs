@@ -1,12 +1,14 @@
 //! The promises of the engine, each in a file of its own, in a world of a disk, a clock, a broker and a platform.
 
 mod answers;
+mod attributes;
 mod bounds;
 mod disruptive;
 mod durable;
 mod kept;
 mod lanes;
 mod late;
+mod location;
 mod loops;
 mod malformed;
 mod model;
@@ -15,4 +17,5 @@ mod replace;
 mod replay;
 mod session;
 mod stories;
+mod thresholds;
 mod world;

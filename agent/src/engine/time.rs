@@ -111,7 +111,12 @@ impl Timers {
         let of_session = |timer: &Timer| {
             !matches!(
                 timer,
-                Timer::Connect | Timer::Task(_) | Timer::Lane(_) | Timer::Restart(_) | Timer::Drain
+                Timer::Connect
+                    | Timer::Task(_)
+                    | Timer::Lane(_)
+                    | Timer::Restart(_)
+                    | Timer::Drain
+                    | Timer::Notify(_)
             )
         };
         let ended: Vec<Timer> = self.by_timer.keys().filter(|timer| of_session(timer)).cloned().collect();

@@ -22,6 +22,8 @@ pub enum Write {
     Unqueue(u64),
     /// An attribute has this value.
     Attribute(String, Value),
+    /// An attribute has no value any more.
+    Unset(String),
     /// An attribute is observed, under this generation.
     Observe(String, u64),
     /// An attribute is observed no longer.

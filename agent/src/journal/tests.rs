@@ -169,6 +169,8 @@ fn what_is_taken_away_is_gone() {
     check_content(&[&all, &taken_away], &left);
     // What is not there can be taken away, too.
     check_content(&[&taken_away], &[]);
+    let long = Write::Attribute("gone".into(), json!("x".repeat(9000)));
+    check_content(&[&[long], &[Write::Unset("gone".into())]], &[]);
 }
 
 #[test]

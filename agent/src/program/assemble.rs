@@ -35,6 +35,12 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
     let system: Arc<dyn System> = Arc::new(system(actions)?);
     let mut builder =
         Agent::builder(settings.config.clone()).journal(&settings.journal).system(system.clone());
+    if let Some(location) = &settings.location {
+        builder = builder.location(location.clone());
+    }
+    for (name, threshold) in &settings.thresholds {
+        builder = builder.threshold(name, threshold.clone());
+    }
     if let Some(action) = &actions.reboot {
         builder = with_restart::<Reboot>(builder.on::<Reboot>(Restarts), action);
     }

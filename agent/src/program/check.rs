@@ -42,6 +42,12 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         "log",
         format!("{} lines, {} and above", format_name(settings.log.format), level_name(settings.log.level)),
     );
+    if let Some(place) = &settings.location {
+        line("be", format!("at latitude {}, longitude {}", place.latitude, place.longitude));
+    }
+    for (name, threshold) in &settings.thresholds {
+        line("notify", format!("{name}: {threshold}"));
+    }
     actions(&settings.actions, &mut line);
     for warning in &settings.warnings {
         lines.push(format!("warning: {warning}"));

@@ -13,6 +13,7 @@
 //! # Caveats
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
+mod attributes;
 mod declaration;
 mod document;
 mod explain;
@@ -26,13 +27,14 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iotdm_agent::Config;
-use iotdm_core::Late;
+use iotdm_agent::{Config, Threshold};
+use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
 
 use super::logging::LogSettings;
@@ -43,6 +45,10 @@ pub(crate) use values::plain;
 pub(crate) struct Settings {
     /// What the library needs.
     pub(crate) config: Config,
+    /// Where the device is, when the operator knows it.
+    pub(crate) location: Option<Location>,
+    /// Which changes of attributes are notified.
+    pub(crate) thresholds: BTreeMap<String, Threshold>,
     /// What the platform may ask for; an action without an entry is answered 501.
     pub(crate) actions: Actions,
     /// The journal's directory.

@@ -21,6 +21,7 @@
 //! ```
 
 pub(crate) mod ask;
+mod attributes;
 pub(crate) mod broker;
 mod calm;
 mod device;

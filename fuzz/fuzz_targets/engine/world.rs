@@ -223,7 +223,7 @@ impl World {
             Effect::Cancel(_)
             | Effect::Attributes(_)
             | Effect::Confirm(_)
-            | Effect::Decline(_)
+            | Effect::Decline(..)
             | Effect::Replaced(_)
             | Effect::Announce(_) => {}
         }

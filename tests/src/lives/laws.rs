@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use iotdm_core::Report;
 use iotdm_platform::broker::Seen;
 use serde_json::Value;
 
@@ -333,20 +334,21 @@ impl Kind {
 }
 
 fn lost_reports(entries: &[Entry]) -> Vec<String> {
-    let arrived: BTreeSet<String> = entries
-        .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Wire(sighting) => match &sighting.what {
-                Seen::Published { topic, payload } if topic != RESPONSES => {
-                    let message: Value = serde_json::from_slice(payload).ok()?;
-                    Some(message["d"].to_string())
-                }
-                _ => None,
-            },
+    let published = |entry: &Entry| match &entry.what {
+        What::Wire(sighting) => match &sighting.what {
+            Seen::Published { topic, payload } if topic != RESPONSES => {
+                let message: Value = serde_json::from_slice(payload).ok()?;
+                Some((topic.ends_with("/location"), message["d"].to_string()))
+            }
             _ => None,
-        })
-        .collect();
-    let confirmed = entries.iter().filter_map(|entry| match &entry.what {
+        },
+        _ => None,
+    };
+    let arrived: BTreeSet<String> = entries.iter().filter_map(published).map(|(_, d)| d).collect();
+    let last_location = entries.iter().rposition(|entry| published(entry).is_some_and(|(is_one, _)| is_one));
+    let confirmed = entries.iter().enumerate().filter_map(|(place, entry)| match &entry.what {
+        // Locations that wait are one report, of the newest.
+        What::Confirmed(Report::Location(_)) if last_location.is_some_and(|last| last > place) => None,
         What::Confirmed(report) => report.body(),
         _ => None,
     });

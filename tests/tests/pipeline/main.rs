@@ -2,6 +2,7 @@
 //!
 //! One binary for all of it: linking costs more than the tests.
 
+mod attributes;
 mod bounds;
 mod counts;
 mod crashes;

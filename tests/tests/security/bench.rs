@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iotdm_agent::Limits;
 use iotdm_agent::engine::{
-    Delivered, Delivery, Effect, Engine, Input, KeyHash, Now, PublishId, Settings, TaskMoment,
+    AttributeRules, Delivered, Delivery, Effect, Engine, Input, KeyHash, Now, PublishId, Settings, TaskMoment,
 };
 use iotdm_agent::journal::Journal;
 use iotdm_agent::store::{MemoryDisk, StoreSource};
@@ -186,6 +186,7 @@ fn settings(limits: Limits) -> Settings {
         policies: BTreeMap::from([(WORK, policy)]),
         manage: Manage::default(),
         configured: vec![("deviceInfo".into(), json!({})), ("metadata".into(), json!({}))],
+        attributes: AttributeRules::default(),
         limits,
         unnoticed: Duration::from_secs(120),
         boot: BootId("boot-1".into()),

@@ -1,9 +1,12 @@
 //! The file's sections as they are written. Defaults and what joins two keys are [`resolve`](super::resolve)'s.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Verify;
+use super::attributes::{Attribute, Place};
 use super::declaration::Script;
 use super::values::{
     Budget, Command, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime, NameText,
@@ -15,6 +18,8 @@ use crate::program::logging::{Level, LogFormat};
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) device: Device,
+    #[serde(default)]
+    pub(super) attributes: BTreeMap<String, Attribute>,
     #[serde(default)]
     pub(super) broker: Broker,
     #[serde(default)]
@@ -40,6 +45,7 @@ pub(super) struct Device {
     #[serde(default)]
     pub(super) info: DeviceInfo,
     pub(super) metadata: Option<toml::Table>,
+    pub(super) location: Option<Place>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -31,6 +31,8 @@ pub(super) fn resolve(
     resolver.secret_variable = file.auth.token_env.map(|name| name.0);
     let broker = resolver.broker(&file.broker, &identity);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
+    let location = resolver.location(file.device.location);
+    let thresholds = resolver.thresholds(file.attributes);
     let limits = resolver.limits(&file.journal, &file.limits);
     let actions = resolver.actions(file.actions);
     let journal =
@@ -50,10 +52,10 @@ pub(super) fn resolve(
     if !resolver.problems.is_empty() {
         return Err(ConfigError::all(resolver.problems, document.path()));
     }
-    Ok(Settings { config, actions, journal, log, warnings: resolver.warnings })
+    Ok(Settings { config, location, thresholds, actions, journal, log, warnings: resolver.warnings })
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     document: &'a Document<'a>,
     folder: PathBuf,
     surroundings: &'a Surroundings<'a>,
@@ -76,12 +78,12 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn problem(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(self.document.problem(key, message));
     }
 
     /// A value, or its problem and nothing.
-    fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problem(key, message)).ok()
     }
 

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{Settings, Surroundings};
 
+mod attributes;
 mod mistakes;
 mod sample;
 mod scripts;

@@ -61,6 +61,7 @@ ranges! {
     OutputLimit: "an output limit in bytes", 1, 128 * 1024;
     ImageBytes: "an image size in bytes", 1, 64 * 1024 * MIB;
     RefuseAfter: "an age", 1, 365 * DAY;
+    MinInterval: "a time between notifications", 1, DAY;
 }
 
 /// A whole number in a range.

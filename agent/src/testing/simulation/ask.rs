@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     UnknownAction,
     /// A body that the handler's action cannot decode.
     BadBody,
+    /// The platform moves the device. Each has a place of its own, so that none is among [`ALL`](Self::ALL).
+    Place,
 }
 
 impl Kind {
@@ -67,6 +69,7 @@ impl Kind {
             Self::UnknownTopic => Ask::new("nonsense"),
             Self::UnknownAction => Ask::new("mgmt/custom/kettle/boil"),
             Self::BadBody => once().body(json!(BAD_BODY)),
+            Self::Place => place(0),
         }
     }
 
@@ -94,7 +97,12 @@ impl Kind {
     pub(crate) fn is_work(self) -> bool {
         !matches!(
             self,
-            Self::Observe | Self::Cancel | Self::DeviceUpdate | Self::UnknownTopic | Self::UnknownAction
+            Self::Observe
+                | Self::Cancel
+                | Self::DeviceUpdate
+                | Self::Place
+                | Self::UnknownTopic
+                | Self::UnknownAction
         )
     }
 
@@ -125,7 +133,7 @@ impl Kind {
         match self {
             Self::Observe => matches!(rc, 200 | 404),
             Self::Cancel => rc == 200,
-            Self::DeviceUpdate => rc == 204,
+            Self::DeviceUpdate | Self::Place => rc == 204,
             Self::UnknownTopic => rc == 404,
             Self::UnknownAction => rc == 501,
             Self::BadBody => matches!(rc, 400 | 409 | 500),
@@ -203,6 +211,24 @@ pub(crate) fn cancel(field: &str) -> Ask {
 pub(crate) fn update(field: &str, value: Value) -> Ask {
     Ask::new("device/update").body(json!({ "fields": [{ "field": field, "value": value }] }))
 }
+
+/// The device is at a place of its own, by its number.
+pub(crate) fn place(number: u64) -> Ask {
+    update("location", location(number))
+}
+
+/// The location of that number.
+pub(crate) fn location(number: u64) -> Value {
+    json!({ "latitude": 0.5, "longitude": number as f64 / PLACES_A_DEGREE })
+}
+
+/// The number of a location.
+pub(crate) fn number_of(location: &Value) -> Option<u64> {
+    location["longitude"].as_f64().map(|longitude| (longitude * PLACES_A_DEGREE).round() as u64)
+}
+
+/// How many places there are in a degree: more than a life has steps, in all.
+const PLACES_A_DEGREE: f64 = 128.0;
 
 /// The body that nobody can decode.
 const BAD_BODY: &str = "what is that?";

@@ -1,6 +1,7 @@
 //! What must hold at every step, judged from outside the engine: by what it tells its driver to do.
 
 mod answers;
+mod attributes;
 mod rest;
 mod starts;
 mod track;
@@ -21,7 +22,8 @@ use super::ask::Kind;
 use super::broker::Broker;
 use super::{Law, Violation};
 
-use self::answers::{level_in, ticket_in};
+use self::answers::ticket_in;
+use self::attributes::{Attributes, level_in, place_in};
 pub(crate) use self::track::Copy;
 use self::track::{Running, Track};
 
@@ -63,12 +65,7 @@ pub(crate) struct Laws {
     held_at: Duration,
     started_at: Duration,
     reports: BTreeMap<Ticket, Report>,
-    /// This journal has answered an update of the metadata with 204.
-    pub(crate) is_updated: bool,
-    /// What the platform was told of its notifications, so that it may have missed some.
-    pub(crate) misses_notifies: bool,
-    /// The value of the observed attribute that the platform has seen last.
-    pub(crate) seen_level: Option<i64>,
+    pub(crate) attributes: Attributes,
 }
 
 #[derive(Debug)]
@@ -77,6 +74,7 @@ enum Published {
     Manage,
     Report(Ticket),
     Notify(Option<i64>),
+    Location(Option<u64>),
     Other,
 }
 
@@ -126,9 +124,7 @@ impl Laws {
             held_at: Duration::ZERO,
             started_at: Duration::ZERO,
             reports: BTreeMap::new(),
-            is_updated: false,
-            misses_notifies: false,
-            seen_level: None,
+            attributes: Attributes::of(settings),
         }
     }
 
@@ -147,6 +143,7 @@ impl Laws {
         for number in numbers {
             self.copies.remove(number);
         }
+        self.attributes.believed_place = None;
     }
 
     /// The broker has handed a message to the agent.
@@ -189,11 +186,12 @@ impl Laws {
         match self.publishes.get(&id) {
             Some(Published::Answer { req_id, rc, level }) => {
                 let (req_id, rc, level) = (req_id.clone(), *rc, *level);
-                self.seen_level = level.or(self.seen_level);
+                self.attributes.level_seen(level);
                 self.answer_received(req_id, rc);
             }
             Some(Published::Manage) => self.manage_received(),
-            Some(Published::Notify(level)) => self.seen_level = *level,
+            Some(Published::Notify(level)) => self.attributes.level_seen(*level),
+            Some(Published::Location(place)) => self.attributes.believed_place = *place,
             Some(Published::Report(ticket)) => {
                 if let Some(report) = self.reports.get_mut(ticket) {
                     report.received = true;
@@ -230,8 +228,7 @@ impl Laws {
         self.promised.clear();
         self.waiting.clear();
         self.restart = None;
-        self.seen_level = None;
-        self.is_updated = false;
+        self.attributes.journal_is_empty();
         self.tracks.values_mut().for_each(Track::journal_lost);
         for copy in self.copies.values_mut().filter(|copy| copy.acked) {
             copy.excused = true;
@@ -321,6 +318,7 @@ impl Laws {
     fn disconnected(&mut self) {
         self.publishes.clear();
         self.connected_at = None;
+        self.attributes.notified_at = None;
     }
 
     fn with_running(&mut self, key: KeyHash, change: impl FnOnce(&mut Track)) {
@@ -388,8 +386,10 @@ impl Laws {
             Some("add/diag/log") => ticket_in(payload).map_or(Published::Other, Published::Report),
             Some("notify") => {
                 let message: Option<Message> = serde_json::from_slice(payload).ok();
+                self.notified();
                 Published::Notify(message.and_then(|message| level_in(message.d.as_ref())))
             }
+            Some("device/update/location") => Published::Location(place_in(payload)),
             _ => Published::Other,
         };
         self.publishes.insert(id, published);

@@ -11,7 +11,7 @@ use crate::store::CrashOutcome;
 use super::ask::{Ask, Kind};
 use super::device::{Device, LUCK, Work};
 use super::laws::{Copy, Laws};
-use super::settings::secs;
+use super::settings::{secs, threshold};
 use super::story::Story;
 use super::world::World;
 use super::{Act, Counts, Law, Outcome, Plan, Step};
@@ -25,6 +25,8 @@ pub(super) struct Life<'a> {
     device: Device,
     pub(super) is_calm: bool,
     counts: Counts,
+    /// How many places the device was put to.
+    pub(super) places: u64,
 }
 
 impl<'a> Life<'a> {
@@ -45,6 +47,9 @@ impl<'a> Life<'a> {
             if bounds & 8 == 8 {
                 settings.manage.lifetime = LIFETIME;
             }
+            if bounds & 128 == 128 {
+                settings.attributes.thresholds.insert("level".into(), threshold());
+            }
             settings.seed = seed.into();
         });
         world.story = if told { Story::told() } else { Story::default() };
@@ -55,7 +60,16 @@ impl<'a> Life<'a> {
             world.broker.reorders = Some(fastrand::Rng::with_seed(seed.into()));
         }
         let device = Device::default();
-        Self { plan, world, asked: Vec::new(), tickets: 0, device, is_calm: false, counts: Counts::default() }
+        Self {
+            plan,
+            world,
+            asked: Vec::new(),
+            tickets: 0,
+            device,
+            is_calm: false,
+            counts: Counts::default(),
+            places: 0,
+        }
     }
 
     pub(super) fn go(&mut self) {
@@ -120,7 +134,7 @@ impl<'a> Life<'a> {
                 self.answer("add/diag/log", a);
             }
             Act::ReportCode => {
-                world.laws.misses_notifies = true;
+                world.laws.attributes.misses_notifies = true;
                 self.answer("notify", a);
             }
             Act::Crash => world.crash_at = Some(world.points + 1 + u64::from(a % 16)),
@@ -144,7 +158,7 @@ impl<'a> Life<'a> {
             Act::Long if a < 8 => self.pass(NINE_DAYS),
             Act::Long => self.pass(secs(u64::from(a) * u64::from(b) / 4)),
             Act::Stall => self.stall(a),
-            Act::SetAttribute => self.input(Input::SetAttributes(vec![("level".into(), json!(a % 8))], None)),
+            Act::SetAttribute => self.change_attribute(a),
             Act::Report => self.report(),
             Act::WantManaged => self.input(Input::WantManaged(a % 2 == 0)),
             Act::Garbage => {
@@ -155,7 +169,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         if self.world.agent.is_some() {
             self.world.tell(|| format!("the product: {input:?}"));
             self.world.input(input);
@@ -186,7 +200,7 @@ impl<'a> Life<'a> {
         self.send(&id, other.ask(), other);
     }
 
-    fn send(&mut self, id: &str, ask: Ask, kind: Kind) {
+    pub(super) fn send(&mut self, id: &str, ask: Ask, kind: Kind) {
         let world = &mut self.world;
         self.counts.requests += 1;
         let route =
@@ -225,6 +239,7 @@ impl<'a> Life<'a> {
         let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
         if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
+            self.world.laws.attributes.delivered_again(&delivered);
             self.world.laws.delivered(number, &delivered, self.world.elapsed);
             self.world.input(Input::Delivered(delivered));
         }

@@ -7,7 +7,7 @@ use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Suppo
 use serde_json::json;
 
 use crate::config::Limits;
-use crate::engine::Settings;
+use crate::engine::{AttributeRules, Settings, Threshold};
 
 pub(crate) fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -58,12 +58,22 @@ pub(crate) fn settings() -> Settings {
             ("mgmt.firmware".into(), json!({"state": 0, "updateStatus": 0})),
             ("level".into(), json!(1)),
         ],
+        attributes: AttributeRules::default(),
         limits: Limits::default(),
         unnoticed: secs(120),
         boot: BootId("boot-1".into()),
         seed: 0,
     }
 }
+
+/// When a change of `level` is notified, in lives that have it.
+pub(crate) fn threshold() -> Threshold {
+    Threshold::new().min_change(LEVEL_LEAST as f64).min_interval(LEVEL_INTERVAL)
+}
+
+/// The least change of `level` that is notified, and the least time between two notifications.
+pub(crate) const LEVEL_LEAST: i64 = 2;
+pub(crate) const LEVEL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How old a request for `lamp/fresh` and `lamp/late` may be.
 pub(crate) const FRESH_FOR: Duration = Duration::from_secs(15 * 60);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use iotdm_core::{BootId, ReqId};
+use iotdm_core::{BootId, Declined, ReqId};
 use serde_json::json;
 
 use crate::engine::{
@@ -28,6 +28,7 @@ pub(crate) struct World {
     /// Every task that was started, across restarts.
     pub(crate) starts: Vec<Started>,
     pub(crate) confirmed: Vec<Ticket>,
+    pub(crate) declined: Vec<(Ticket, Declined)>,
     pub(crate) announced: Vec<Announcement>,
     /// Whether a cancelled task ends at once; blocking work does not.
     pub(crate) obeys_cancel: bool,
@@ -37,7 +38,6 @@ pub(crate) struct World {
     pub(crate) points: u64,
     pub(crate) crash_at: Option<u64>,
     pub(crate) story: Story,
-    /// Since the world began.
     pub(crate) elapsed: Duration,
     /// What the wall clock is wrong by: it shows the uptime alone.
     pub(crate) clock_lost: bool,
@@ -79,6 +79,7 @@ impl World {
             agent: None,
             starts: Vec::new(),
             confirmed: Vec::new(),
+            declined: Vec::new(),
             announced: Vec::new(),
             obeys_cancel: true,
             commits: 0,
@@ -326,7 +327,8 @@ impl World {
             }
             Effect::Attributes(_) => {}
             Effect::Confirm(ticket) => self.confirmed.push(ticket),
-            Effect::Decline(_) | Effect::Replaced(_) => {}
+            Effect::Decline(ticket, declined) => self.declined.push((ticket, declined)),
+            Effect::Replaced(_) => {}
             Effect::Announce(announcement) => self.announced.push(announcement),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use iotdm_agent::Limits;
-use iotdm_agent::engine::Settings;
+use iotdm_agent::engine::{AttributeRules, Settings};
 use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
@@ -34,6 +34,7 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         ]),
         manage: Manage { lifetime: 3600, supports: Supports::default(), ..Manage::default() },
         configured: vec![("deviceInfo".into(), json!({"model": "m"})), ("level".into(), json!(1))],
+        attributes: AttributeRules::default(),
         limits: LIMITS,
         unnoticed: Duration::from_secs(120),
         boot: BootId("boot-1".into()),

@@ -114,7 +114,7 @@ fn keys_that_are_not_known() {
     check("[borker]\n", "agent.toml:5:2: borker: is not a known key; did you mean `broker`?");
     check(
         "[metrics]\n",
-        "agent.toml:5:2: metrics: is not a known key; the sections are device, broker, auth, management, journal, \
+        "agent.toml:5:2: metrics: is not a known key; the sections are device, attributes, broker, auth, management, journal, \
          limits, actions, log",
     );
     check(
@@ -171,7 +171,8 @@ fn values_of_another_type() {
     );
     check(
         "broker = 1\n",
-        "agent.toml:5:1: device.broker: is not a known key; [device] has org, type, id, info, metadata",
+        "agent.toml:5:1: device.broker: is not a known key; [device] has org, type, id, info, metadata, \
+         location",
     );
     check_file("device = 1\n", "agent.toml:1:10: device: found the number 1, expected a section, [device]");
     check(

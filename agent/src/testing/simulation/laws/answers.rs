@@ -9,6 +9,7 @@ use crate::engine::Ticket;
 
 use super::super::Law;
 use super::super::ask::Kind;
+use super::attributes::level_in;
 use super::starts::RESTART_WITHIN;
 use super::{Laws, Message, Published};
 
@@ -44,7 +45,11 @@ impl Laws {
             let what = format!("{req_id} is answered {rc} and its handler never said so");
             return self.broken(Law::AcceptedIsKept, what);
         }
-        self.is_updated |= rc == 204;
+        self.attributes.is_updated |= rc == 204 && track.kinds != [Kind::Place];
+        if track.kinds.contains(&Kind::Cancel) {
+            // Whoever observes anew is notified at once.
+            self.attributes.notified_at = None;
+        }
         let differs = track.answer.as_ref().is_some_and(|answer| answer != payload);
         if differs && track.has_one_answer() && !self.may_be_forgotten(req_id) {
             let what = format!("{req_id} is answered differently: {}", String::from_utf8_lossy(payload));
@@ -95,11 +100,6 @@ impl Laws {
             }
         }
     }
-}
-
-/// The value of the attribute `level` in the fields of a message.
-pub(super) fn level_in(d: Option<&serde_json::Value>) -> Option<i64> {
-    d?["fields"][0]["value"].as_i64()
 }
 
 /// Reports of the simulation carry their ticket in their text.

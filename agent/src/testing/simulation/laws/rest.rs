@@ -85,21 +85,13 @@ impl Laws {
         let unfinished = engine.unfinished();
         let is_managed = engine.is_managed();
         let is_quiet = engine.is_quiet() && agent.tasks.is_empty();
-        let level = engine.model().generation("level").and_then(|_| engine.model().read("level")?.as_i64());
-        let is_updated = engine.model().read("metadata").is_some_and(|value| value["a"] == 1);
         let laws = &mut world.laws;
-        if laws.is_updated && !is_updated {
-            laws.broken(Law::AcceptedIsKept, "an update was answered 204, and is not there".into());
-        }
+        laws.judge_attributes(engine.model());
         if unfinished > 0 {
             laws.broken(Law::AcceptedIsKept, format!("{unfinished} requests have no outcome"));
         }
         if !is_managed || !is_quiet {
             laws.broken(Law::Quiet, format!("managed: {is_managed}, quiet: {is_quiet}"));
-        }
-        if level.is_some() && laws.seen_level != level && !laws.misses_notifies {
-            let what = format!("level is {level:?}, and the platform believes {:?}", laws.seen_level);
-            laws.broken(Law::AnswersAreKept, what);
         }
         laws.judge_copies();
         laws.judge_promises();

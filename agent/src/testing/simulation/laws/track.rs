@@ -121,9 +121,10 @@ impl Track {
         !self.kinds.iter().any(passes)
     }
 
-    /// Another life begins: the one before it was pruned.
+    /// Another life begins with its newest delivery: the one before it was pruned.
     pub(super) fn forgotten(&mut self) {
         *self = Self {
+            order: self.order.map(|(_, last)| (last, last)),
             kinds: std::mem::take(&mut self.kinds),
             newest_delivered: self.newest_delivered,
             answered_at: self.answered_at,
@@ -137,6 +138,7 @@ impl Track {
     pub(super) fn journal_lost(&mut self) {
         let has_202 = self.platform_has_202;
         self.forgotten();
+        self.order = None;
         self.platform_has_202 = has_202;
         self.lost = true;
     }
