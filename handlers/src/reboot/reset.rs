@@ -191,11 +191,9 @@ impl FactoryResets {
     async fn by_its_command(&self, cx: &Context) -> Result<Performed, Failure> {
         let resetting = vec![Stage::at(cx, Step::Resetting)];
         let performed = self.rules.restart(cx, Restart::FactoryReset, resetting).await?;
-        if performed == Performed::Restarting
-            && let Err(failure) = Stage::reach(cx, Step::Restarting).await
-        {
-            // The machine goes down all the same; the command will run once more then.
-            tracing::warn!(%failure, "the factory reset's command has ended");
+        if performed == Performed::Restarting {
+            // When the machine is faster, the command runs once more after the restart.
+            Stage::reach(cx, Step::Restarting).await?;
         }
         Ok(performed)
     }
