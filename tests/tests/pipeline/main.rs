@@ -9,5 +9,6 @@ mod disagreements;
 mod histories;
 mod product;
 mod refusals;
+mod restart_handlers;
 mod restarts;
 mod sessions;
