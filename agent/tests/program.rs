@@ -14,3 +14,5 @@ mod ends;
 mod hostile;
 #[path = "program/log.rs"]
 mod log;
+#[path = "program/restarts.rs"]
+mod restarts;

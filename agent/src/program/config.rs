@@ -17,6 +17,7 @@ mod explain;
 mod file;
 mod references;
 mod resolve;
+mod restarts;
 mod values;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ use iotdm_agent::Config;
 use iotdm_core::{Interrupted, Late};
 
 use super::logging::LogSettings;
+pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
 pub(crate) use values::plain;
 
 /// Everything the program needs to know, checked.
@@ -95,23 +97,11 @@ impl fmt::Debug for Surroundings<'_> {
 /// The actions that are enabled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Actions {
-    pub(crate) reboot: Option<RestartAction>,
-    pub(crate) factory_reset: Option<RestartAction>,
+    pub(crate) reboot: Option<RebootAction>,
+    pub(crate) factory_reset: Option<FactoryResetAction>,
     pub(crate) firmware: Option<FirmwareAction>,
     pub(crate) diagnostics: Option<DiagnosticsAction>,
     pub(crate) scripts: Vec<ScriptAction>,
-}
-
-/// Reboot or factory reset.
-#[derive(Clone, Debug)]
-pub(crate) struct RestartAction {
-    /// What does it; always there unless this is a dry run.
-    pub(crate) command: Option<CommandLine>,
-    /// Answers and reports as if, and runs nothing.
-    pub(crate) dry_run: bool,
-    /// How long the command may take.
-    pub(crate) budget: Duration,
-    pub(crate) late: Late,
 }
 
 /// Firmware download and update.

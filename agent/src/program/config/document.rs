@@ -52,6 +52,11 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The file, from the root on.
+    pub(super) fn path(&self) -> PathBuf {
+        std::path::absolute(self.path).unwrap_or_else(|_| self.path.into())
+    }
+
     /// The folder that relative paths start at.
     pub(super) fn folder(&self) -> PathBuf {
         // An absolute folder, so that what is made of it stays true wherever a child process runs.

@@ -28,11 +28,12 @@ pub(super) fn resolve(
     let identity = resolver.identity(&file.device);
     let token = resolver.token(&file.auth);
     let broker = resolver.broker(&file.broker, &identity);
+    let journal =
+        file.journal.path.as_ref().map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(path));
+    let kept = resolver.kept(&file, &journal);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
     let limits = resolver.limits(&file.journal, &file.limits);
-    let actions = resolver.actions(file.actions);
-    let journal =
-        file.journal.path.map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(&path));
+    let actions = resolver.actions(file.actions, kept);
     let config = Config {
         identity,
         broker,
@@ -51,12 +52,12 @@ pub(super) fn resolve(
     Ok(Settings { config, actions, journal, log, warnings: resolver.warnings })
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     document: &'a Document<'a>,
     folder: PathBuf,
     surroundings: &'a Surroundings<'a>,
     problems: Vec<Problem>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl<'a> Resolver<'a> {
@@ -65,18 +66,33 @@ impl<'a> Resolver<'a> {
         Self { document, folder, surroundings, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    fn problem(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(self.document.problem(key, message));
     }
 
     /// A value, or its problem and nothing.
-    fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problem(key, message)).ok()
     }
 
     /// A path of the file, from the file's folder on.
     fn path(&self, path: &FilePath) -> PathBuf {
         self.folder.join(&path.0)
+    }
+
+    /// What a factory reset must leave: the identity, what the agent remembers, and what it starts from.
+    fn kept(&self, file: &File, journal: &Path) -> Vec<(&'static str, PathBuf)> {
+        let firmware = file.actions.firmware.as_ref();
+        let named = [
+            ("auth.token_file", &file.auth.token_file),
+            ("broker.client_key", &file.broker.client_key),
+            ("broker.client_certificate", &file.broker.client_certificate),
+            ("broker.ca_file", &file.broker.ca_file),
+            ("actions.firmware.ca_file", firmware.map_or(&None, |firmware| &firmware.ca_file)),
+        ];
+        let named = named.into_iter().filter_map(|(key, path)| Some((key, self.path(path.as_ref()?))));
+        let own = [("the journal", self.folder.join(journal)), ("the configuration", self.document.path())];
+        own.into_iter().chain(named).collect()
     }
 
     fn credentials(&self) -> Option<OsString> {

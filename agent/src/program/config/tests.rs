@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::{Settings, Surroundings};
 
 mod mistakes;
+mod restarts;
 mod sample;
 mod secrets;
 
