@@ -157,7 +157,6 @@ impl Device {
         match handler.handle(&self.context(), None::<&RawValue>).await {
             Decision::Replied(parts) => (parts.rc.as_u16(), String::new()),
             Decision::Refused(refusal) | Decision::Undecodable(refusal) => {
-                println!("{refusal}");
                 (refusal.rc().as_u16(), refusal.message().to_owned())
             }
         }
