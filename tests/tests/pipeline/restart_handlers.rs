@@ -25,6 +25,8 @@ struct Device {
     application: Application,
     rules: Rules,
     data: TempDir,
+    /// Whether the machine's own command resets it, and nothing is wiped here.
+    by_command: bool,
 }
 
 /// Says yes, unless a test wants it otherwise, and counts.
@@ -50,7 +52,7 @@ enum Mood {
 impl Veto for Application {
     async fn ask(&self, _: &Context, question: Question) -> Verdict {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let mood = *self.mood.lock().unwrap();
+        let mood = *self.mood.lock().expect("no holder of the lock panics");
         match (mood, question.moment) {
             (Mood::Busy, _) => Verdict::Refuse("a vehicle is being charged".into()),
             (Mood::Silent, _) | (Mood::SilentLater, Moment::Restart) => std::future::pending().await,
@@ -65,7 +67,7 @@ impl Veto for Application {
 
 impl Application {
     fn be(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        *self.mood.lock().expect("no holder of the lock panics") = mood;
     }
 
     fn asked(&self) -> usize {
@@ -76,7 +78,7 @@ impl Application {
 impl Device {
     fn under(rules: Rules) -> Self {
         let application = Application::default();
-        let data = tempfile::tempdir().unwrap();
+        let data = tempfile::tempdir().expect("the temporary folder can be written");
         let device = Self {
             platform: Platform::new(),
             disk: MemoryDisk::new(),
@@ -84,32 +86,35 @@ impl Device {
             rules: rules.veto(application.clone()),
             application,
             data,
+            by_command: false,
         };
         device.fill();
         device
     }
 
     fn folder(&self) -> PathBuf {
-        self.data.path().canonicalize().unwrap()
+        self.data.path().canonicalize().expect("the folder is there")
     }
 
     /// The user has data.
     fn fill(&self) {
-        std::fs::create_dir_all(self.folder().join("a/b")).unwrap();
-        std::fs::write(self.folder().join("a/b/file"), "user data").unwrap();
+        std::fs::create_dir_all(self.folder().join("a/b")).expect("the folder can be read and written");
+        std::fs::write(self.folder().join("a/b/file"), "user data")
+            .expect("the folder can be read and written");
     }
 
     fn is_wiped(&self) -> bool {
-        std::fs::read_dir(self.folder()).unwrap().count() == 0
+        std::fs::read_dir(self.folder()).expect("the folder can be read and written").count() == 0
     }
 
     fn start_with(&self, change: impl FnOnce(Builder) -> Builder) -> Running {
-        let wipe = Wipe::new([self.folder()], &[]).unwrap();
+        let wipe = Wipe::new([self.folder()], &[]).expect("a temporary folder may be wiped");
+        let reset = if self.by_command { FactoryResets::by_command() } else { FactoryResets::wiping(wipe) };
         start(&self.platform, &self.disk, &self.system, |builder| {
             change(
                 builder
                     .on::<Reboot>(Reboots::new().under(self.rules.clone()))
-                    .on::<FactoryReset>(FactoryResets::wiping(wipe).under(self.rules.clone()))
+                    .on::<FactoryReset>(reset.under(self.rules.clone()))
                     .policy(FactoryReset::ROUTE, |policy| policy.attempts = 20),
             )
         })
@@ -262,17 +267,21 @@ async fn a_crash_in_a_delay_asks_the_application_again_and_a_power_cut_in_it_is_
 
 #[tokio::test(start_paused = true)]
 async fn a_delay_beyond_the_budget_of_the_action_fails_and_is_reported() {
-    let device = Device::under(Rules::new().max_delay(hours(1)));
-    device.application.be(Mood::Writing(3600));
-    let manages = device.platform.published(UpRoute::Manage).len();
-    let _running = device.start_with(|builder| {
-        builder.policy(Reboot::ROUTE, |policy| policy.perform_budget = Duration::from_secs(60))
-    });
-    device.platform.managed(manages + 1).await;
-    device.platform.drained().await;
-    assert_eq!(device.ask::<Reboot>("r").await["rc"], 202);
-    assert!(device.reported().await["message"].as_str().unwrap().contains("longer than its budget"));
-    assert!(device.system.restarts().is_empty());
+    for route in [Reboot::ROUTE, FactoryReset::ROUTE] {
+        let device = Device::under(Rules::new().max_delay(hours(1)));
+        device.application.be(Mood::Writing(3600));
+        let manages = device.platform.published(UpRoute::Manage).len();
+        let short = route.clone();
+        let _running = device.start_with(|builder| {
+            builder.policy(short, |policy| policy.perform_budget = Duration::from_secs(60))
+        });
+        device.platform.managed(manages + 1).await;
+        device.platform.drained().await;
+        device.platform.send(route, json!({"reqId": "r"}));
+        assert_eq!(device.platform.response("r").await["rc"], 202);
+        assert!(device.reported().await["message"].as_str().unwrap().contains("longer than its budget"));
+        assert!(device.system.restarts().is_empty() && !device.is_wiped());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -442,6 +451,56 @@ async fn a_failed_commit_in_a_reset_loses_nothing_and_wipes_to_the_end() {
             assert!(device.is_wiped(), "{at} {outcome:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_by_command_that_crashes_around_its_answer_is_begun_when_the_answer_is_out() {
+    for restarted in [false, true] {
+        for before_the_answer in [false, true] {
+            let device = Device { by_command: true, ..Device::under(Rules::new()) };
+            device.application.be(if before_the_answer { Mood::Silent } else { Mood::Content });
+            let running = device.managed().await;
+            device.platform.hold_pubacks(true);
+            device.send::<FactoryReset>("r");
+            if before_the_answer {
+                device.until(|device| device.application.asked() > 0).await;
+            } else {
+                device.platform.response("r").await;
+            }
+            running.kill().await;
+            assert!(device.system.restarts().is_empty());
+            if restarted {
+                device.system.next_boot();
+            }
+            device.application.be(Mood::Content);
+            device.platform.hold_pubacks(false);
+            let _running = device.start_with(|builder| builder);
+            assert_eq!(device.platform.response("r").await["rc"], 202);
+            device.until_restarts(1).await;
+            assert_eq!(device.system.restarts(), [Restart::FactoryReset], "{restarted} {before_the_answer}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_by_command_is_done_after_its_restart_and_a_replay_gets_its_answer() {
+    let device = Device { by_command: true, ..Device::under(Rules::new()) };
+    let running = device.managed().await;
+    let answer = device.ask::<FactoryReset>("r").await;
+    device.until_restarts(1).await;
+    sleep(Duration::from_secs(1)).await;
+    running.kill().await;
+    // The process comes back before the machine has gone down: the command is run again.
+    let running = device.start_with(|builder| builder);
+    device.until_restarts(2).await;
+    sleep(Duration::from_secs(1)).await;
+    running.kill().await;
+    device.system.next_boot();
+    let _running = device.managed().await;
+    assert_eq!(device.ask::<FactoryReset>("r").await, answer);
+    sleep(hours(1)).await;
+    assert_eq!(device.system.restarts(), [Restart::FactoryReset; 2]);
+    assert!(device.platform.published(UpRoute::AddErrorCode).is_empty());
 }
 
 /// The device's own stage is nobody else's to set.

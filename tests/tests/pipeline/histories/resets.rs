@@ -121,10 +121,11 @@ fn done_is_true(record: &Record) -> Result<(), String> {
             Event::Started(work) if work.route == FactoryReset::ROUTE && work.part == Part::AfterAck => {
                 begun.entry(work.req_id.clone()).or_insert(made);
             }
-            Event::Returned(work, Outcome::Judged(Recovery::Done)) if work.route == FactoryReset::ROUTE => {
-                if begun.get(&work.req_id).is_none_or(|before| *before == made) {
-                    return Err(format!("{work} is done, and no defaults were made"));
-                }
+            Event::Returned(work, Outcome::Judged(Recovery::Done))
+                if work.route == FactoryReset::ROUTE
+                    && begun.get(&work.req_id).is_none_or(|before| *before == made) =>
+            {
+                return Err(format!("{work} is done, and no defaults were made"));
             }
             _ => {}
         }
@@ -139,10 +140,12 @@ fn wiped_first(record: &Record) -> Result<(), String> {
             Event::Started(work) if work.route == FactoryReset::ROUTE && work.part == Part::AfterAck => {
                 fresh = work.attempt == 1;
             }
-            Event::Note(note) if fresh && note.starts_with("defaults begin") => {
-                if note != "defaults begin, 0 entries left" {
-                    return Err(note.clone());
-                }
+            Event::Note(note)
+                if fresh
+                    && note.starts_with("defaults begin")
+                    && note != "defaults begin, 0 entries left" =>
+            {
+                return Err(note.clone());
             }
             _ => {}
         }
