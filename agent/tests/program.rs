@@ -16,5 +16,7 @@ mod ends;
 mod hostile;
 #[path = "program/log.rs"]
 mod log;
+#[path = "program/restarts.rs"]
+mod restarts;
 #[path = "program/scripts.rs"]
 mod scripts;

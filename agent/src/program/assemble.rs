@@ -12,10 +12,12 @@ use iotdm_handlers::firmware::{
     Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, InstallOptions,
     Verification,
 };
-use iotdm_handlers::{Diagnostics, Restarts, Scripts};
+use iotdm_handlers::reboot::{FactoryResets, Logind, Reboots, RestartLimit, Rules, VetoCommand};
+use iotdm_handlers::{Diagnostics, Scripts};
 
 use super::config::{
-    Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction, Settings, Verify,
+    Actions, CommandLine, DiagnosticsAction, FactoryResetAction, FirmwareAction, RebootAction, RebootMeans,
+    ResetMeans, RestartRules, Settings, Verify,
 };
 
 /// An agent, and what runs beside it.
@@ -42,10 +44,10 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         builder = builder.threshold(name, threshold.clone());
     }
     if let Some(action) = &actions.reboot {
-        builder = with_restart::<Reboot>(builder.on::<Reboot>(Restarts), action);
+        builder = with_reboot(builder, action)?;
     }
     if let Some(action) = &actions.factory_reset {
-        builder = with_restart::<FactoryReset>(builder.on::<FactoryReset>(Restarts), action);
+        builder = with_factory_reset(builder, action, actions.reboot.as_ref())?;
     }
     if let Some(action) = &actions.firmware {
         builder = with_firmware(builder, action)?;
@@ -73,22 +75,86 @@ pub(crate) enum AssemblyError {
 
 fn system(actions: &Actions) -> Result<LinuxSystem, AssemblyError> {
     let mut system = LinuxSystem::new().map_err(BuildError::from)?;
-    let kinds = [(Restart::Reboot, &actions.reboot), (Restart::FactoryReset, &actions.factory_reset)];
-    for (kind, action) in kinds {
-        let Some(action) = action else { continue };
-        system = system.dry_run_of(kind, action.dry_run).restart_limit(kind, action.budget);
-        let Some(command) = &action.command else { continue };
-        system = match kind {
-            Restart::Reboot => system.reboot_command(words(command)?),
-            Restart::FactoryReset => system.factory_reset_command(words(command)?),
+    if let Some(action) = &actions.reboot {
+        system =
+            system.dry_run_of(Restart::Reboot, action.dry_run).restart_limit(Restart::Reboot, action.budget);
+        system = match &action.means {
+            RebootMeans::Logind => system.reboot_command(Logind::new().restart_command()),
+            RebootMeans::Command(Some(command)) => system.reboot_command(words(command)?),
+            RebootMeans::Command(None) => system,
         };
+    }
+    if let Some(action) = &actions.factory_reset {
+        let kind = Restart::FactoryReset;
+        system = system.dry_run_of(kind, action.dry_run).restart_limit(kind, action.budget);
+        if let ResetMeans::Command(Some(command)) = &action.means {
+            system = system.factory_reset_command(words(command)?);
+        }
     }
     Ok(system)
 }
 
-fn with_restart<A: Action>(builder: Builder, action: &RestartAction) -> Builder {
-    let (late, perform_budget) = (action.late, action.budget.saturating_add(CLOSING_MARGIN));
-    builder.policy(A::ROUTE, move |policy| *policy = Policy { late, perform_budget, ..*policy })
+fn with_reboot(builder: Builder, action: &RebootAction) -> Result<Builder, AssemblyError> {
+    let rules = with_logind(rules(&action.rules), action);
+    let builder = builder.on::<Reboot>(Reboots::new().under(rules));
+    let budget = restart_budget(action.budget, &action.rules);
+    let late = action.late;
+    Ok(builder
+        .policy(Reboot::ROUTE, move |policy| *policy = Policy { late, perform_budget: budget, ..*policy }))
+}
+
+fn with_factory_reset(
+    builder: Builder,
+    action: &FactoryResetAction,
+    reboot: Option<&RebootAction>,
+) -> Result<Builder, AssemblyError> {
+    let mut rules = rules(&action.rules);
+    let (handler, attempts) = match &action.means {
+        ResetMeans::Command(_) => (FactoryResets::by_command(), FactoryReset::ATTEMPTS),
+        ResetMeans::Staged { wipe, then } => {
+            // Its restart is the reboot's.
+            rules = reboot.into_iter().fold(rules, with_logind);
+            let then = then.as_ref().map(words).transpose()?;
+            let handler = match (wipe, then) {
+                (Some(wipe), None) => FactoryResets::wiping(wipe.clone()),
+                (Some(wipe), Some(then)) => FactoryResets::wiping(wipe.clone()).then(then, action.budget),
+                (None, then) => FactoryResets::running(then.unwrap_or_default(), action.budget),
+            };
+            (handler.dry_run(action.dry_run), STAGED_RESET_ATTEMPTS)
+        }
+    };
+    let late = action.late;
+    let budget = restart_budget(action.budget, &action.rules);
+    Ok(builder.on::<FactoryReset>(handler.under(rules)).policy(FactoryReset::ROUTE, move |policy| {
+        *policy = Policy { late, perform_budget: budget, attempts, ..*policy };
+    }))
+}
+
+fn rules(rules: &RestartRules) -> Rules {
+    let mut made = Rules::new().max_delay(rules.max_delay);
+    if let Some(windows) = &rules.windows {
+        made = made.within(windows.clone());
+    }
+    if let Some((restarts, within)) = rules.limit {
+        made = made.at_most(RestartLimit::new(restarts, within));
+    }
+    if let Some((command, time_limit)) = &rules.veto {
+        let veto = VetoCommand::new(&command.program, command.args.clone());
+        made = made.veto(veto.time_limit(*time_limit));
+    }
+    made
+}
+
+/// A dry run asks nobody whether the machine could be restarted.
+fn with_logind(rules: Rules, reboot: &RebootAction) -> Rules {
+    let asks = matches!(reboot.means, RebootMeans::Logind) && !reboot.dry_run;
+    if asks { rules.logind(Logind::new()) } else { rules }
+}
+
+/// The rules are asked once more before the command has its time.
+fn restart_budget(command: Duration, rules: &RestartRules) -> Duration {
+    let delay = if rules.veto.is_some() { rules.max_delay } else { Duration::ZERO };
+    command.saturating_add(delay).saturating_add(RULES_MARGIN).saturating_add(CLOSING_MARGIN)
 }
 
 fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, AssemblyError> {
@@ -145,6 +211,13 @@ fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError> {
 /// How much longer than its command an action may take: the command's group gets 5 s between TERM and KILL, and a busy
 /// machine a little more. Past this the engine would speak instead of the command's own time limit.
 const CLOSING_MARGIN: Duration = Duration::from_secs(15);
+
+/// How long logind and the application may take for an answer when a restart is to begin: two calls of 6 s and 10 s.
+const RULES_MARGIN: Duration = Duration::from_secs(25);
+
+/// How often a reset in steps may be begun in all: it goes on where it was interrupted, and a half-wiped device is of no
+/// use.
+const STAGED_RESET_ATTEMPTS: u32 = 20;
 
 /// How much longer than the install command an update may take: proving the image once more, the 30 s that the handler
 /// keeps back to report how the command ended, and beginning the restart.

@@ -4,8 +4,12 @@ use std::time::Duration;
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
+use iotdm_handlers::reboot::Wipe;
 
-use super::config::{Actions, CommandLine, FirmwareAction, RestartAction, Settings, Verify, plain};
+use super::config::{
+    Actions, CommandLine, FactoryResetAction, FirmwareAction, RebootAction, RebootMeans, ResetMeans,
+    RestartRules, Settings, Verify, plain,
+};
 use super::logging::{Level, LogFormat};
 
 /// What `run` would do with these settings, in words. No secret is in it.
@@ -57,11 +61,13 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
 
 fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
     let mut refused = Vec::new();
-    for (name, action) in [("reboot", &actions.reboot), ("factory reset", &actions.factory_reset)] {
-        match action {
-            Some(action) => line("serve", format!("{name}: {}", restart(action))),
-            None => refused.push(name),
-        }
+    match &actions.reboot {
+        Some(action) => line("serve", format!("reboot: {}", reboot(action))),
+        None => refused.push("reboot"),
+    }
+    match &actions.factory_reset {
+        Some(action) => line("serve", format!("factory reset: {}", factory_reset(action))),
+        None => refused.push("factory reset"),
     }
     match &actions.firmware {
         Some(firmware) => line(
@@ -139,13 +145,47 @@ fn image(firmware: &FirmwareAction) -> String {
     format!("at most {} bytes ({verify}{files}{authorities})", firmware.max_image_bytes)
 }
 
-fn restart(action: &RestartAction) -> String {
-    let mut text = match (&action.command, action.dry_run) {
-        (Some(command), true) => format!("would run {command}, but this is a dry run"),
-        (Some(command), false) => format!("{command}, within {}", plain(action.budget)),
-        (None, _) => "nothing, this is a dry run".into(),
+fn reboot(action: &RebootAction) -> String {
+    let means = match &action.means {
+        RebootMeans::Logind => Some("logind".into()),
+        RebootMeans::Command(command) => command.as_ref().map(ToString::to_string),
     };
-    text.push_str(&late(action.late));
+    restart(means, action.dry_run, action.budget) + &rules(&action.rules) + &late(action.late)
+}
+
+fn factory_reset(action: &FactoryResetAction) -> String {
+    let means = match &action.means {
+        ResetMeans::Command(command) => command.as_ref().map(ToString::to_string),
+        ResetMeans::Staged { wipe, then } => {
+            let paths = wipe.iter().flat_map(Wipe::paths).map(|path| path.display().to_string());
+            let paths: Vec<String> = paths.collect();
+            let wipe = (!paths.is_empty()).then(|| format!("wipe {}", paths.join(", ")));
+            let then = then.as_ref().map(ToString::to_string);
+            Some([wipe, then].into_iter().flatten().collect::<Vec<_>>().join(", then ") + ", then restart")
+        }
+    };
+    restart(means, action.dry_run, action.budget) + &rules(&action.rules) + &late(action.late)
+}
+
+fn restart(means: Option<String>, dry_run: bool, budget: Duration) -> String {
+    match (means, dry_run) {
+        (Some(means), true) => format!("would run {means}, but this is a dry run"),
+        (Some(means), false) => format!("{means}, within {}", plain(budget)),
+        (None, _) => "nothing, this is a dry run".into(),
+    }
+}
+
+fn rules(rules: &RestartRules) -> String {
+    let mut text = String::new();
+    if rules.windows.is_some() {
+        text.push_str(", in its maintenance windows");
+    }
+    if let Some((restarts, within)) = rules.limit {
+        text.push_str(&format!(", at most {restarts} in {}", plain(within)));
+    }
+    if let Some((command, _)) = &rules.veto {
+        text.push_str(&format!(", unless {command} refuses"));
+    }
     text
 }
 

@@ -21,6 +21,7 @@ mod file;
 mod folder;
 mod references;
 mod resolve;
+mod restarts;
 mod users;
 mod values;
 
@@ -38,6 +39,7 @@ use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
 
 use super::logging::LogSettings;
+pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
 pub(crate) use values::plain;
 
 /// Everything the program needs to know, checked.
@@ -105,23 +107,11 @@ impl fmt::Debug for Surroundings<'_> {
 /// The actions that are enabled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Actions {
-    pub(crate) reboot: Option<RestartAction>,
-    pub(crate) factory_reset: Option<RestartAction>,
+    pub(crate) reboot: Option<RebootAction>,
+    pub(crate) factory_reset: Option<FactoryResetAction>,
     pub(crate) firmware: Option<FirmwareAction>,
     pub(crate) diagnostics: Option<DiagnosticsAction>,
     pub(crate) scripts: Vec<ScriptSpec>,
-}
-
-/// Reboot or factory reset.
-#[derive(Clone, Debug)]
-pub(crate) struct RestartAction {
-    /// What does it; always there unless this is a dry run.
-    pub(crate) command: Option<CommandLine>,
-    /// Answers and reports as if, and runs nothing.
-    pub(crate) dry_run: bool,
-    /// How long the command may take.
-    pub(crate) budget: Duration,
-    pub(crate) late: Late,
 }
 
 /// Firmware download and update.

@@ -2,6 +2,7 @@
 //! The hardware below them is a model: a server that breaks, an installer, two slots, programs.
 
 mod laws;
+mod resets;
 mod scripts;
 mod unit;
 

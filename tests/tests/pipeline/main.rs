@@ -11,6 +11,7 @@ mod histories;
 mod own_action;
 mod product;
 mod refusals;
+mod restart_handlers;
 mod restarts;
 mod scripts;
 mod sessions;

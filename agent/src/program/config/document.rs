@@ -74,6 +74,11 @@ impl<'a> Document<'a> {
         self.path
     }
 
+    /// The file, from the root on.
+    pub(super) fn absolute_path(&self) -> PathBuf {
+        std::path::absolute(self.path).unwrap_or_else(|_| self.path.into())
+    }
+
     /// Where a key stands, as problems name it.
     pub(super) fn place(&self, key: &str) -> String {
         let file = self.path.display();

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::Verify;
 use super::attributes::{Attribute, Place};
 use super::declaration::Script;
+use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
     Budget, Command, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime, NameText,
     Outbox, Pending, Port, Running, ShutdownGrace, Span, VariableName, Whole,
@@ -110,21 +111,12 @@ pub(super) struct Limits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section, [actions]")]
 pub(super) struct Actions {
-    pub(super) reboot: Option<Restart>,
-    pub(super) factory_reset: Option<Restart>,
+    pub(super) reboot: Option<RebootSection>,
+    pub(super) factory_reset: Option<FactoryResetSection>,
     pub(super) firmware: Option<Firmware>,
     pub(super) diagnostics: Option<Diagnostics>,
     pub(super) script: Vec<Script>,
     pub(super) scripts_dir: Option<FilePath>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section of its own")]
-pub(super) struct Restart {
-    pub(super) command: Option<Command>,
-    pub(super) dry_run: bool,
-    pub(super) budget: Option<Span<Budget>>,
-    pub(super) late: LateChoice,
 }
 
 #[derive(Debug, Deserialize)]

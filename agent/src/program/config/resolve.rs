@@ -28,15 +28,16 @@ pub(super) fn resolve(
     let mut resolver = Resolver::new(document, surroundings);
     let identity = resolver.identity(&file.device);
     let token = resolver.token(&file.auth);
-    resolver.secret_variable = file.auth.token_env.map(|name| name.0);
+    resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
     let broker = resolver.broker(&file.broker, &identity);
+    let journal =
+        file.journal.path.as_ref().map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(path));
+    let kept = resolver.kept(&file, &journal);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
     let location = resolver.location(file.device.location);
     let thresholds = resolver.thresholds(file.attributes);
     let limits = resolver.limits(&file.journal, &file.limits);
-    let actions = resolver.actions(file.actions);
-    let journal =
-        file.journal.path.map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(&path));
+    let actions = resolver.actions(file.actions, kept);
     let config = Config {
         identity,
         broker,
@@ -60,7 +61,7 @@ pub(super) struct Resolver<'a> {
     folder: PathBuf,
     surroundings: &'a Surroundings<'a>,
     problems: Vec<Problem>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
     /// The environment variable that holds the token, where one does.
     secret_variable: Option<String>,
 }
@@ -90,6 +91,24 @@ impl<'a> Resolver<'a> {
     /// A path of the file, from the file's folder on.
     fn path(&self, path: &FilePath) -> PathBuf {
         self.folder.join(&path.0)
+    }
+
+    /// What a factory reset must leave: the identity, what the agent remembers, and what it starts from.
+    fn kept(&self, file: &File, journal: &Path) -> Vec<(&'static str, PathBuf)> {
+        let firmware = file.actions.firmware.as_ref();
+        let named = [
+            ("auth.token_file", &file.auth.token_file),
+            ("broker.client_key", &file.broker.client_key),
+            ("broker.client_certificate", &file.broker.client_certificate),
+            ("broker.ca_file", &file.broker.ca_file),
+            ("actions.firmware.ca_file", firmware.map_or(&None, |firmware| &firmware.ca_file)),
+        ];
+        let named = named.into_iter().filter_map(|(key, path)| Some((key, self.path(path.as_ref()?))));
+        let own = [
+            ("the journal", self.folder.join(journal)),
+            ("the configuration", self.document.absolute_path()),
+        ];
+        own.into_iter().chain(named).collect()
     }
 
     fn credentials(&self) -> Option<OsString> {

@@ -11,6 +11,7 @@ use super::{Settings, Surroundings};
 
 mod attributes;
 mod mistakes;
+mod restarts;
 mod sample;
 mod scripts;
 mod secrets;

@@ -56,6 +56,12 @@ ranges! {
     Outbox: "a number of unsent messages", 64, 65_536;
     ShutdownGrace: "a grace time", 1, 10 * MINUTE, zero: "not at all";
     Budget: "a budget", 1, 7 * DAY;
+    RestartCount: "a number of restarts", 1, 100;
+    /// Below a minute it would limit nothing: a restart takes about as long.
+    LimitSpan: "a time for a number of restarts", MINUTE, 365 * DAY;
+    /// A decision on a restart has 30 s, and logind may need some of them.
+    VetoTime: "a time limit", 1, 8;
+    MaxDelay: "a delay", 1, HOUR, zero: "no delay";
     TimeLimit: "a time limit", 1, DAY;
     /// An answer is at most 128 KiB (`docs/protocol.md` §1.5), so that more could not be sent.
     OutputLimit: "an output limit in bytes", 1, 128 * 1024;

@@ -1,21 +1,18 @@
-use std::time::Duration;
+use std::path::PathBuf;
 
-use iotdm_core::{Action, Download, FactoryReset, Reboot, Route, Update};
+use iotdm_core::{Action, Download, Route, Update};
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
-use super::super::{Actions, CommandLine, DiagnosticsAction, FirmwareAction, RestartAction};
+use super::super::{Actions, CommandLine, DiagnosticsAction, FirmwareAction};
 use super::{Resolver, can_be_found};
 
 impl Resolver<'_> {
-    pub(super) fn actions(&mut self, actions: file::Actions) -> Actions {
-        let reboot = actions
-            .reboot
-            .and_then(|section| self.restart("actions.reboot", section, <Reboot as Action>::PERFORM_BUDGET));
-        let factory_reset = actions.factory_reset.and_then(|section| {
-            self.restart("actions.factory_reset", section, <FactoryReset as Action>::PERFORM_BUDGET)
-        });
+    pub(super) fn actions(&mut self, actions: file::Actions, kept: Vec<(&str, PathBuf)>) -> Actions {
+        let reboot = actions.reboot.and_then(|section| self.reboot(section));
+        let factory_reset =
+            actions.factory_reset.and_then(|section| self.factory_reset(section, reboot.as_ref(), kept));
         let can_restart = reboot.is_some();
         let diagnostics = actions.diagnostics.map(|section| DiagnosticsAction { late: section.late.0 });
         let taken: Vec<Route> =
@@ -27,29 +24,6 @@ impl Resolver<'_> {
             diagnostics,
             scripts: self.scripts(actions.script, actions.scripts_dir.as_ref(), &taken),
         }
-    }
-
-    fn restart(
-        &mut self,
-        key: &str,
-        section: file::Restart,
-        default_budget: Duration,
-    ) -> Option<RestartAction> {
-        let command = section.command.map(|command| self.command(&format!("{key}.command"), command));
-        if command.is_none() && !section.dry_run {
-            self.problem(
-                &format!("{key}.command"),
-                "is missing; write a list of the program and its arguments, such as [\"systemctl\", \"reboot\"], \
-                 or dry_run = true to try without one",
-            );
-            return None;
-        }
-        Some(RestartAction {
-            command,
-            dry_run: section.dry_run,
-            budget: section.budget.map_or(default_budget, |budget| budget.get()),
-            late: section.late.0,
-        })
     }
 
     fn firmware(&mut self, section: file::Firmware, can_restart: bool) -> FirmwareAction {
@@ -90,7 +64,7 @@ impl Resolver<'_> {
     }
 
     /// A command with its program's path made whole. A name without a slash is left to `PATH`, as everywhere.
-    pub(super) fn command(&mut self, key: &str, command: Command) -> CommandLine {
+    pub(in crate::program::config) fn command(&mut self, key: &str, command: Command) -> CommandLine {
         let FilePath(written) = &command.program;
         let is_path = written.as_os_str().as_encoded_bytes().contains(&b'/');
         let program = if is_path { self.path(&command.program) } else { written.clone() };

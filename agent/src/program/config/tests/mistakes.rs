@@ -74,7 +74,7 @@ fn keys_that_are_missing() {
     check(
         "[actions.reboot]\nbudget = \"10s\"\n",
         "agent.toml:5:1: actions.reboot.command: is missing; write a list of the program and its arguments, such as \
-         [\"systemctl\", \"reboot\"], or dry_run = true to try without one",
+         [\"systemctl\", \"reboot\"], or dry_run = true to try without one, or method = \"logind\"",
     );
 }
 

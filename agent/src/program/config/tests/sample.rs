@@ -4,25 +4,38 @@ use std::time::Duration;
 
 use iotdm_core::Late;
 
+use super::super::{Actions, ResetMeans};
 use super::{Place, Settings, load};
 
 const SAMPLE: &str = include_str!("../../../../agent.toml");
 
-/// Switches on every key but the one that excludes another.
-fn switched_on(except: &str) -> String {
+/// Switches on every key but those that exclude another: `except`, and, of the two ways to reset, one.
+fn switched_on(except: &str, reset: &[&str]) -> String {
     let mut text = String::new();
     for line in SAMPLE.lines() {
         let key = line
             .strip_prefix('#')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
-        text.push_str(key.filter(|key| !key.starts_with(except)).unwrap_or(line));
+        let excluded =
+            |key: &&str| key.starts_with(except) || reset.iter().any(|reset| key.starts_with(reset));
+        text.push_str(key.filter(|key| !excluded(key)).unwrap_or(line));
         text.push('\n');
     }
     text
 }
 
+/// Excludes the keys of a reset by wiping.
+const BY_COMMAND: [&str; 2] = ["wipe =", "then ="];
+
+/// Excludes the command of a reset.
+const BY_WIPING: [&str; 1] = ["command = [\"/usr/lib/iotdm-agent/factory-reset\"]"];
+
 fn load_switched_on(except: &str) -> Settings {
-    let place = Place::with(&switched_on(except)).variable("IOTDM_TOKEN", "t0k3n");
+    load_one_way(except, &BY_COMMAND)
+}
+
+fn load_one_way(except: &str, reset: &[&str]) -> Settings {
+    let place = Place::with(&switched_on(except, reset)).variable("IOTDM_TOKEN", "t0k3n");
     place.write("token", "t0k3n\n", 0o600);
     std::fs::create_dir(place.path("scripts.d")).unwrap();
     place.write("device-key.pem", KEY, 0o600);
@@ -54,9 +67,8 @@ fn the_sample_is_good_with_every_key_switched_on() {
 #[test]
 fn the_sample_refuses_late_reboots_and_resets() {
     let actions = load_switched_on("token_env").actions;
-    for action in [actions.reboot, actions.factory_reset] {
-        assert_eq!(action.unwrap().late, Late::RefuseAfter(Duration::from_secs(900)));
-    }
+    let late = [actions.reboot.unwrap().late, actions.factory_reset.unwrap().late];
+    assert_eq!(late, [Late::RefuseAfter(Duration::from_secs(900)); 2]);
 }
 
 #[test]
@@ -72,6 +84,14 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(broker(&shown), broker(&default));
 }
 
+/// The other of the two ways.
+#[test]
+fn the_sample_is_good_with_a_reset_by_wiping() {
+    let action = load_one_way("token_env", &BY_WIPING).actions.factory_reset.unwrap();
+    let ResetMeans::Staged { wipe: Some(wipe), then: Some(_) } = action.means else { panic!("{action:?}") };
+    assert_eq!(wipe.paths(), ["/var/lib/product", "/etc/product/user.conf"].map(std::path::Path::new));
+}
+
 #[test]
 fn the_sample_shows_the_actions_defaults() {
     let shown = load_switched_on("token_env").actions;
@@ -84,11 +104,23 @@ fn the_sample_shows_the_actions_defaults() {
          [[actions.script]]\nbundle = \"acme-lamp\"\naction = \"dim\"\nprogram = \"/usr/lib/iotdm-agent/dim\"\n",
     )
     .actions;
-    let without_late = |action: Option<super::super::RestartAction>| {
-        format!("{:?}", super::super::RestartAction { late: Late::Run, ..action.unwrap() })
+    // Late requests are refused, and rules have no defaults but those that stand beside them.
+    let of_reboot = |action: &Actions| {
+        let action = action.reboot.clone().unwrap();
+        (format!("{:?}", action.means), action.dry_run, action.budget, action.rules.max_delay)
     };
-    assert_eq!(without_late(shown.reboot), without_late(default.reboot));
-    assert_eq!(without_late(shown.factory_reset), without_late(default.factory_reset));
+    assert_eq!(of_reboot(&shown), of_reboot(&default));
+    let of_reset = |action: &Actions| {
+        let action = action.factory_reset.clone().unwrap();
+        (format!("{:?}", action.means), action.dry_run, action.budget, action.rules.max_delay)
+    };
+    assert_eq!(of_reset(&shown), of_reset(&default));
+    let with_program = "[actions.reboot]\ndry_run = true\nmax_restarts = 3\nveto_command = [\"true\"]\n";
+    let rules = |actions: Actions| {
+        let rules = actions.reboot.unwrap().rules;
+        (rules.limit, rules.veto.unwrap().1, rules.max_delay)
+    };
+    assert_eq!(rules(shown.clone()), rules(load(with_program).actions));
     let without_authorities = |action: Option<super::super::FirmwareAction>| {
         format!("{:?}", super::super::FirmwareAction { ca_pem: None, ..action.unwrap() })
     };

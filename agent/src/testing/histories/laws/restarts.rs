@@ -28,7 +28,7 @@ struct Story {
     boot: u64,
     /// Requests whose 202 the broker has.
     confirmed: BTreeSet<String>,
-    /// Restarts that were begun, with the boot in which they were.
+    /// Restarts that were begun and must not be repeated, with the boot in which they were.
     begun: BTreeMap<String, u64>,
     /// Reboots and resets that were accepted, and are not over.
     promised: BTreeMap<String, Promise>,
@@ -100,7 +100,9 @@ impl Story {
         if self.begun.get(&work.req_id).is_some_and(|boot| *boot != self.boot) {
             return broken("P5", format!("{work} restarts the machine again"));
         }
-        if begun {
+        // A reset's restart counts from when its handler says that all was done: cut short before that, it goes on
+        // after the restart, and restarts once more at its end.
+        if begun && work.route != Route::FactoryReset {
             self.begun.insert(work.req_id.clone(), self.boot);
         }
         self.change(&work.req_id, |promise| promise.restarting = begun);
@@ -119,6 +121,9 @@ impl Story {
             }
             Outcome::Performed(performed) => {
                 let over = *performed == Performed::Complete;
+                if !over && work.route == Route::FactoryReset {
+                    self.begun.insert(work.req_id.clone(), self.boot);
+                }
                 self.change(&work.req_id, |promise| promise.over = over);
             }
             Outcome::Judged(recovery) => {

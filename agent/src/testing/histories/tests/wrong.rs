@@ -72,6 +72,29 @@ fn a_restart_that_is_repeated_after_it_happened_is_found() {
     assert!(violation.what.ends_with("restarts the machine again"), "{violation}");
 }
 
+impl Handler<FactoryReset> for Wrong<IgnoresTheBoot> {
+    async fn handle(&self, _: &Context, _: &Empty) -> Result<Accepted, Refusal> {
+        Ok(Accepted)
+    }
+
+    async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
+        restart(cx, Restart::FactoryReset).await
+    }
+
+    async fn recover(&self, _: &Context, _: &Empty) -> Recovery {
+        Recovery::RunAgain
+    }
+}
+
+/// One that is cut short goes on; one whose handler has said that it is done does not.
+#[test]
+fn a_reset_that_is_repeated_after_it_was_done_is_found() {
+    let product = |(): &(), builder: Builder| builder.on::<FactoryReset>(Wrong(IgnoresTheBoot));
+    let histories = Histories::of(|_| (), product).request(1, FactoryReset::ROUTE, Value::Null);
+    let violation = check(&histories, "P5");
+    assert!(violation.what.ends_with("restarts the machine again"), "{violation}");
+}
+
 #[derive(Clone)]
 struct SaysItIsDone;
 
