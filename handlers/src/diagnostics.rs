@@ -12,7 +12,12 @@ use tokio::time::{Instant, sleep_until};
 
 use queue::{Item, Next, Queue};
 
+#[cfg(feature = "layer")]
+mod layer;
 mod queue;
+
+#[cfg(feature = "layer")]
+pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
 
 /// Sends error codes and log entries to the platform: from anywhere in the product, merged, at a bounded rate.
 ///
@@ -37,6 +42,8 @@ mod queue;
 /// 2. `run` hands them over in order, at most 20 in any minute. What equals something sent within the last minute
 ///    waits until that minute is over, so that a repeating fault becomes one entry a minute that says how often.
 /// 3. What does not fit any more is dropped and counted; a warning tells the platform how many.
+///
+/// What the product logs with `tracing` comes in by a layer (`DiagnosticsLayer`, with the feature `layer`).
 ///
 /// # Guarantees
 /// * No call blocks or fails: a fault must not become two.
@@ -80,6 +87,12 @@ impl Diagnostics {
     /// Reports a log entry with data; the platform gets it as base64.
     pub fn log_with_data(&self, severity: Severity, message: impl Into<String>, data: &[u8]) {
         self.push(Item::log(severity, message.into(), data));
+    }
+
+    /// A log entry of one line of the product.
+    #[cfg(feature = "layer")]
+    fn log_from(&self, origin: u64, severity: Severity, message: String, data: &[u8]) {
+        self.push(Item::log_from(Some(origin), severity, message, data));
     }
 
     /// Has the platform forget all error codes, those that still wait included.
