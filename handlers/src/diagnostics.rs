@@ -15,9 +15,15 @@ use queue::{Item, Next, Queue};
 #[cfg(feature = "layer")]
 mod layer;
 mod queue;
+mod upload;
 
 #[cfg(feature = "layer")]
 pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
+pub use upload::{
+    DEFAULT_UPLOAD_BYTES, Flag, HttpUploader, HttpUploaderError, LogOrigin, LogSource, LogUpload,
+    MAX_UPLOAD_BYTES, Put, UploadError, UploadHost, UploadHostError, UploadLog, UploadOptions,
+    UploadOptionsError, UploadRequest, Uploaded, Uploader, WholeNumber,
+};
 
 /// Sends error codes and log entries to the platform: from anywhere in the product, merged, at a bounded rate.
 ///
@@ -129,6 +135,12 @@ impl Diagnostics {
         }
     }
 
+    /// Has the log cleared on behalf of a request: on return the clear is durable.
+    async fn clear_log_for(&self, cx: &Context) -> Result<(), Refusal> {
+        self.queue().forget(&Item::ClearLog);
+        Ok(cx.report(Report::ClearLog).await?)
+    }
+
     fn push(&self, item: Item) {
         let wall_clock = self.shared.system.wall_clock();
         self.queue().push(item, wall_clock);
@@ -187,8 +199,7 @@ impl Handler<ClearErrorCodes> for Diagnostics {
 
 impl Handler<ClearLog> for Diagnostics {
     async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<()>, Refusal> {
-        self.queue().forget(&Item::ClearLog);
-        cx.report(Report::ClearLog).await?;
+        self.clear_log_for(cx).await?;
         Ok(Finished(()))
     }
 }

@@ -218,7 +218,7 @@ async fn what_is_logged_while_an_event_is_formatted_is_not_reported() {
     struct Chatty;
     impl fmt::Debug for Chatty {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            warn!(inner = ?Chatty, "in the middle");
+            warn!(inner = ?Self, "in the middle");
             f.write_str("chatty")
         }
     }
