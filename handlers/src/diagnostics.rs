@@ -12,11 +12,15 @@ use tokio::time::{Instant, sleep_until};
 
 use queue::{Item, Next, Queue};
 
+mod facts;
 #[cfg(feature = "layer")]
 mod layer;
 mod queue;
 mod upload;
 
+pub use facts::{
+    Disk, Facts, FactsOptions, FactsOptionsError, ReadFacts, Space, SystemFacts, Temperature, Thresholds,
+};
 #[cfg(feature = "layer")]
 pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
 pub use upload::{
