@@ -143,6 +143,17 @@ impl LogUpload {
 
 impl Handler<UploadLog> for LogUpload {
     async fn handle(&self, cx: &Context, request: &UploadRequest) -> Result<Finished<Uploaded>, Refusal> {
+        // Its turn is free at once for the next request. Blocking work looks at the token itself.
+        tokio::select! {
+            biased;
+            () = cx.cancellation().cancelled() => Err(not_sent(&UploadError::Stopped)),
+            done = self.carry_out(cx, request) => done,
+        }
+    }
+}
+
+impl LogUpload {
+    async fn carry_out(&self, cx: &Context, request: &UploadRequest) -> Result<Finished<Uploaded>, Refusal> {
         let wanted = request.check(&self.shared.options)?;
         let Ok(_turn) = self.shared.turn.try_acquire() else {
             return Err(Refusal::busy("another log is being uploaded"));

@@ -5,6 +5,7 @@
 mod bounds;
 mod counts;
 mod crashes;
+mod diagnostics;
 mod disagreements;
 mod histories;
 mod product;
