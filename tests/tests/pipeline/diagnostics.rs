@@ -447,6 +447,22 @@ async fn a_replay_gets_the_stored_answer_and_does_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clear_waits_for_a_full_disk_and_is_sent_once_there_is_room() {
+    for request in &requests()[4..] {
+        let unit = Unit::new();
+        let _running = unit.managed().await;
+        unit.rig.disk.disk_full(true);
+        unit.send(request, "r");
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(unit.effects(), [0; 4], "nothing is done of what is not recorded");
+        unit.rig.disk.disk_full(false);
+        assert_eq!(unit.rig.platform.response("r").await["rc"], 200);
+        settled(&unit, request).await;
+        assert_eq!(unit.effects(), request.effects);
+    }
+}
+
 /// `docs/protocol.md` §4: 409 and silence mean later, with another reqId; 404 is final.
 #[tokio::test(start_paused = true)]
 async fn a_clear_is_sent_until_the_platform_has_carried_it_out() {
