@@ -12,6 +12,7 @@ use iotdm_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 mod change;
@@ -35,10 +36,12 @@ pub use change::Thresholds;
 ///
 /// # Caveats
 /// * Another member of `metadata` that the platform changes within the milliseconds of a set may be set back.
-/// * A file system that does not answer, such as one on a server that is gone, keeps a thread until it does.
+/// * A file system that does not answer, such as one on a server that is gone, keeps one thread until it does; nothing
+///   is told meanwhile.
 #[derive(Clone)]
 pub struct SystemFacts {
-    shared: Arc<FactsOptions>,
+    options: Arc<FactsOptions>,
+    turn: Arc<Semaphore>,
 }
 
 /// What is read, and how often.
@@ -99,12 +102,12 @@ impl SystemFacts {
         if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&options.interval) {
             return Err(FactsOptionsError::Interval);
         }
-        Ok(Self { shared: Arc::new(options) })
+        Ok(Self { options: Arc::new(options), turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Reads the facts now. It may block, as a file system may.
     pub fn read(&self, system: &dyn System) -> Facts {
-        let options = &*self.shared;
+        let options = &*self.options;
         Facts {
             time: iso8601(system.wall_clock()),
             uptime_seconds: system.uptime().as_secs(),
@@ -127,8 +130,8 @@ impl SystemFacts {
     {
         let mut first = true;
         loop {
-            let (facts, reader) = (self.clone(), system.clone());
-            let read = tokio::task::spawn_blocking(move || facts.read(&*reader)).await;
+            let (facts, reader, turn) = (self.clone(), system.clone(), self.turn().await);
+            let read = tokio::task::spawn_blocking(move || facts.read_in(turn, &*reader)).await;
             // A thread that panicked, or a runtime that ends: the next time is soon enough.
             if let Ok(facts) = read
                 && let Some(changed) = self.merged(metadata(), &facts, std::mem::take(&mut first))
@@ -136,8 +139,19 @@ impl SystemFacts {
             {
                 return failure;
             }
-            sleep(self.shared.interval).await;
+            sleep(self.options.interval).await;
         }
+    }
+
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        self.turn.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Reads while it has its turn: the thread of a file system that does not answer has it until it does.
+    fn read_in(&self, turn: OwnedSemaphorePermit, system: &dyn System) -> Facts {
+        let facts = self.read(system);
+        drop(turn);
+        facts
     }
 
     /// The whole `metadata` with these facts in it; nothing when they differ too little from what is there.
@@ -149,7 +163,7 @@ impl SystemFacts {
             _ => Map::new(),
         };
         let known = members.get(MEMBER).filter(|_| !first);
-        if known.is_some_and(|known| !self.shared.thresholds.are_passed(known, facts)) {
+        if known.is_some_and(|known| !self.options.thresholds.are_passed(known, facts)) {
             return None;
         }
         members.insert(MEMBER.into(), json!(facts));
@@ -159,9 +173,8 @@ impl SystemFacts {
 
 impl Handler<ReadFacts> for SystemFacts {
     async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<Facts>, Refusal> {
-        let facts = self.clone();
-        let context = cx.clone();
-        Ok(Finished(cx.blocking(move |_| facts.read(context.system())).await))
+        let (facts, context, turn) = (self.clone(), cx.clone(), self.turn().await);
+        Ok(Finished(cx.blocking(move |_| facts.read_in(turn, context.system())).await))
     }
 }
 
@@ -173,7 +186,7 @@ impl Bundle for SystemFacts {
 
 impl fmt::Debug for SystemFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SystemFacts").field("options", &self.shared).finish()
+        f.debug_struct("SystemFacts").field("options", &self.options).finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,7 @@ use iotdm_core::{
     Action, Bundle, ChildError, ChildExit, ChildProcess, Context, Finished, Handler, Interrupted,
     MAX_PAYLOAD_BYTES, Policy, Refusal, Route, Table, TableError,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use super::Diagnostics;
@@ -69,9 +69,12 @@ struct Shared {
     diagnostics: Diagnostics,
     options: UploadOptions,
     uploader: Arc<dyn Uploader>,
-    // A log and its compressed form are the largest that the agent ever holds.
-    turn: Semaphore,
+    // A log and its compressed form are the largest that the agent ever holds, and a file system may not answer.
+    turn: Arc<Semaphore>,
 }
+
+/// Over when the last who has it is done: the handler, or a thread that it no longer waits for.
+type Turn = Arc<OwnedSemaphorePermit>;
 
 impl LogUpload {
     /// With the sources that may be asked for, and what sends them. `diagnostics` is where a clear takes effect.
@@ -84,11 +87,11 @@ impl LogUpload {
         uploader: Arc<dyn Uploader>,
     ) -> Result<Self, UploadOptionsError> {
         options.check()?;
-        let shared = Shared { diagnostics, options, uploader, turn: Semaphore::new(1) };
+        let shared = Shared { diagnostics, options, uploader, turn: Arc::new(Semaphore::new(1)) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    async fn read(&self, cx: &Context, wanted: &Wanted<'_>) -> Result<Text, Refusal> {
+    async fn read(&self, cx: &Context, wanted: &Wanted<'_>, turn: &Turn) -> Result<Text, Refusal> {
         let (bytes, lines) = (wanted.bytes, wanted.lines);
         match &wanted.source.origin {
             LogOrigin::Journal { unit } => {
@@ -96,9 +99,13 @@ impl LogUpload {
                 journal(&cx.system().run(child).await, bytes)
             }
             LogOrigin::File(path) => {
-                let path = path.clone();
-                let tail = cx.blocking(move |_| (tail(&path, bytes, lines), path)).await;
-                tail.0.map_err(|error| cannot_be_read(format!("{}: {error}", tail.1.display())))
+                let (wanted, turn) = (path.clone(), turn.clone());
+                let read = move |_: &_| {
+                    let _turn = turn;
+                    tail(&wanted, bytes, lines)
+                };
+                let text = cx.blocking(read).await;
+                text.map_err(|error| cannot_be_read(format!("{}: {error}", path.display())))
             }
         }
     }
@@ -121,12 +128,14 @@ impl LogUpload {
         }
     }
 
-    async fn put(&self, cx: &Context, url: &str, body: Arc<[u8]>) -> Result<(), Refusal> {
+    async fn put(&self, cx: &Context, url: &str, body: Arc<[u8]>, turn: &Turn) -> Result<(), Refusal> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let (uploader, url, body) = (self.shared.uploader.clone(), url.to_owned(), body.clone());
+            let turn = turn.clone();
             let time_limit = self.shared.options.time_limit.min(cx.remaining());
             let put = move |cancellation: &_| {
+                let _turn = turn;
                 uploader.put(&Put { url: &url, body: &body, time_limit, cancellation })
             };
             let Err(error) = cx.blocking(put).await else { return Ok(()) };
@@ -155,10 +164,10 @@ impl Handler<UploadLog> for LogUpload {
 impl LogUpload {
     async fn carry_out(&self, cx: &Context, request: &UploadRequest) -> Result<Finished<Uploaded>, Refusal> {
         let wanted = request.check(&self.shared.options)?;
-        let Ok(_turn) = self.shared.turn.try_acquire() else {
+        let Ok(turn) = self.shared.turn.clone().try_acquire_owned().map(Arc::new) else {
             return Err(Refusal::busy("another log is being uploaded"));
         };
-        let Text { bytes, truncated } = self.read(cx, &wanted).await?;
+        let Text { bytes, truncated } = self.read(cx, &wanted, &turn).await?;
         let limit = wanted.url.is_none().then_some(MAX_INLINE_BYTES);
         let packed = cx.blocking(move |_| pack(&bytes, limit)).await;
         let Packed { gzip, kept, cut } = packed;
@@ -172,7 +181,7 @@ impl LogUpload {
             cleared: false,
         };
         match wanted.url {
-            Some(url) => self.put(cx, url, gzip.into()).await?,
+            Some(url) => self.put(cx, url, gzip.into(), &turn).await?,
             None => uploaded.data = Some(STANDARD.encode(&gzip)),
         }
         if wanted.clear {

@@ -310,6 +310,13 @@ async fn facts_that_cannot_be_read_in_time_are_answered_500() {
         advance(Duration::from_secs(5)).await;
     }
     assert_eq!(unit.rig.platform.response("stuck").await["rc"], 500);
+    // Its thread is still there, and the next request waits for it no longer than its own budget.
+    unit.send(facts, "behind");
+    for _ in 0..7 {
+        tokio::task::yield_now().await;
+        advance(Duration::from_secs(5)).await;
+    }
+    assert_eq!(unit.rig.platform.response("behind").await["rc"], 500);
     // Both ends, so that neither this nor the reader waits.
     let ends = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     fs::remove_file(&pipe).unwrap();

@@ -79,6 +79,22 @@ async fn the_platform_gets_the_facts_of_the_moment() {
     assert!(disks[0]["totalBytes"].as_u64() >= disks[0]["availableBytes"].as_u64());
 }
 
+/// A file system that does not answer must not take one thread after the other.
+#[tokio::test(start_paused = true)]
+async fn one_thread_at_a_time_reads() {
+    let (root, system, services) = (Root::new(), FakeSystem::new(), FakeServices::new());
+    let facts = root.facts();
+    let mut table = Table::new();
+    table.with(facts.clone()).unwrap();
+    let cx = context(&system, &services);
+    let hung = facts.turn().await;
+    let route = ReadFacts::ROUTE;
+    let mut second = std::pin::pin!(ask(&table, &route, &cx, json!({})));
+    assert!(tokio::time::timeout(HOUR, &mut second).await.is_err());
+    drop(hung);
+    assert!(matches!(second.await, Decision::Replied(_)));
+}
+
 #[test]
 fn a_machine_that_tells_nothing_has_no_facts_but_its_time() {
     let empty = Root(tempfile::tempdir().unwrap());

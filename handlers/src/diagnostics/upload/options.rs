@@ -34,7 +34,11 @@ impl UploadOptions {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), UploadOptionsError> {
+    /// Judges everything that can be judged before a request comes; [`LogUpload::new`](super::LogUpload::new) does, too.
+    ///
+    /// # Errors
+    /// What could only fail later.
+    pub fn check(&self) -> Result<(), UploadOptionsError> {
         if self.sources.is_empty() || self.sources.len() > MAX_SOURCES {
             return Err(UploadOptionsError::Sources);
         }

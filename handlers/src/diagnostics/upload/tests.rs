@@ -392,6 +392,57 @@ async fn a_second_log_meanwhile_is_refused() {
     bench.d(json!({"source": "pwm"})).await;
 }
 
+/// A server that keeps its thread must not get one more with each request.
+#[tokio::test(start_paused = true)]
+async fn a_thread_that_a_request_no_longer_waits_for_still_has_its_turn() {
+    struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+    impl Uploader for Stuck {
+        fn put(&self, _: &Put<'_>) -> Result<(), UploadError> {
+            // Ends when the test drops the other end.
+            let _ = self.0.lock().unwrap().recv();
+            Ok(())
+        }
+    }
+    let bench = bench();
+    fs::write(bench.path(), "one\n").unwrap();
+    let (release, receiver) = std::sync::mpsc::channel();
+    let options = UploadOptions {
+        hosts: vec!["logs.example.com".parse().unwrap()],
+        ..UploadOptions::new([LogSource::file("pwm", bench.path())])
+    };
+    let stuck = Arc::new(Stuck(Mutex::new(receiver)));
+    let upload = LogUpload::new(bench.diagnostics.clone(), options, stuck).unwrap();
+    let cx = context(&bench.system, &bench.services);
+    let request: UploadRequest = serde_json::from_value(json!({"source": "pwm", "url": URL})).unwrap();
+    let again: UploadRequest = serde_json::from_value(json!({"source": "pwm"})).unwrap();
+    {
+        let mut first = std::pin::pin!(Handler::<UploadLog>::handle(&upload, &cx, &request));
+        while upload.shared.turn.available_permits() == 1 {
+            assert!(look_at(&mut first).await.is_none());
+        }
+        // Until the thread has the log.
+        while Arc::strong_count(&upload.shared.uploader) < 2 {
+            assert!(look_at(&mut first).await.is_none());
+        }
+    }
+    let refused = upload.handle(&cx, &again).await.unwrap_err();
+    assert_eq!(refused.rc(), Code::CONFLICT);
+    drop(release);
+    while upload.shared.turn.available_permits() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(upload.handle(&cx, &again).await.is_ok());
+}
+
+/// One look at a future.
+async fn look_at<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = tokio::task::yield_now() => None,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clear_that_cannot_be_stored_is_told() {
     let bench = bench();
