@@ -535,6 +535,55 @@ async fn what_the_product_logs_arrives_merged_and_bounded() {
     assert!(!format!("{entries:?}").contains("s3cr3t"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_address_of_an_upload_is_in_no_log_line_and_in_no_answer() {
+    use tracing_subscriber::prelude::*;
+    let lines = Lines::default();
+    let written = lines.clone();
+    let log = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || written.clone());
+    let _log = tracing_subscriber::registry().with(log).set_default();
+    let unit = Unit::new();
+    let running = unit.managed().await;
+    let put = &requests()[1];
+    unit.ask(put, "good").await;
+    for (index, error) in [
+        UploadError::Status(403),
+        UploadError::Transport("broken pipe".into()),
+        UploadError::Unusable("x".into()),
+        UploadError::Stopped,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        locked(&unit.server.answers).push_back(error);
+        unit.ask(put, &format!("bad{index}")).await;
+    }
+    let elsewhere = upload(&[("source", "pwm"), ("url", "http://s1gnature@logs.example.com/?sig=s1gnature")]);
+    let refused = Request { d: elsewhere, ..put.clone() };
+    assert_eq!(unit.ask(&refused, "refused").await["rc"], 400);
+    running.kill().await;
+    let _running = unit.managed().await;
+    let lines = String::from_utf8_lossy(&locked(&lines.0)).into_owned();
+    assert!(lines.contains("TRACE") || lines.contains("DEBUG"), "every line is seen: {lines}");
+    assert!(lines.contains("the server answered 403"), "{lines}");
+    assert!(!lines.contains("s1gnature"), "{lines}");
+    assert!(!format!("{:?}", unit.rig.platform.everything()).contains("s1gnature"));
+}
+
+/// What a log has written.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        locked(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A report that fails is logged by the agent, and that must not become a report, which fails.
 #[tokio::test(start_paused = true)]
 async fn reports_that_the_platform_refuses_make_no_reports() {

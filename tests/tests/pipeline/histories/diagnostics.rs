@@ -23,7 +23,8 @@ struct Unit {
 }
 
 const LOG: &str = "one\ntwo\n";
-const SEEDS: u64 = 100;
+/// `IOTDM_SEEDS=n` runs so many.
+const SEEDS: u64 = 60;
 
 impl Unit {
     fn new(machine: &Machine) -> Self {
