@@ -236,8 +236,13 @@ proptest! {
         prop_assert!(serde_json::from_value::<Facts>(facts).is_ok());
     }
 
+    /// Right below its threshold nothing is told, at it something is: however large the space, up or down.
     #[test]
-    fn a_change_of_space_passes_by_its_share(total in 1_u64.., known in any::<u64>(), now in any::<u64>(), percent in 1_u8..100) {
+    fn a_change_of_space_passes_by_its_share(
+        total in prop_oneof![1_u64..10_000, 1_u64..u64::MAX / 2],
+        percent in 1_u8..=100,
+        down in any::<bool>(),
+    ) {
         let space = |available_bytes| Space { total_bytes: total, available_bytes };
         let facts = |available| Facts {
             memory: Some(space(available)),
@@ -248,11 +253,10 @@ proptest! {
             temperatures: Vec::new(),
         };
         let thresholds = Thresholds { memory_percent: percent, ..Thresholds::default() };
-        let passed = thresholds.are_passed(&json!(facts(known)), &facts(now));
-        let share = (known as f64 - now as f64).abs() / total as f64 * 100.0;
-        // Where the two ways of counting cannot differ by rounding.
-        if (share - f64::from(percent)).abs() > 1e-6 {
-            prop_assert_eq!(passed, share > f64::from(percent));
+        let least = (u128::from(total) * u128::from(percent)).div_ceil(100) as u64;
+        for (change, passes) in [(least - 1, false), (least, true)] {
+            let (known, now) = if down { (change, 0) } else { (0, change) };
+            prop_assert_eq!(thresholds.are_passed(&json!(facts(known)), &facts(now)), passes);
         }
     }
 }
