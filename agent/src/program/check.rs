@@ -2,9 +2,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use iotdm_core::{Action, Interrupted, Late, Route};
-use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
+use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
 
-use super::config::{Actions, FirmwareAction, RestartAction, Settings, Verify, plain};
+use super::config::{
+    Actions, FactsAction, FirmwareAction, RestartAction, Settings, UploadAction, Verify, plain,
+};
 use super::logging::{Level, LogFormat};
 
 /// What `run` would do with these settings, in words. No secret is in it.
@@ -82,6 +84,12 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
                 late(diagnostics.late)
             ),
         );
+        if let Some(upload) = &diagnostics.upload {
+            line("serve", logs(upload));
+        }
+        if let Some(facts) = &diagnostics.facts {
+            line("serve", machine(facts));
+        }
     }
     for script in &actions.scripts {
         let directory =
@@ -106,6 +114,30 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
     if !refused.is_empty() {
         line("refuse", format!("{} with 501: not enabled", refused.join(", ")));
     }
+}
+
+fn logs(upload: &UploadAction) -> String {
+    let options = &upload.options;
+    let sources: Vec<String> =
+        options.sources.iter().map(|source| format!("{} ({})", source.name, source.origin)).collect();
+    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    let hosts = if hosts.is_empty() { String::new() } else { format!(" or put to {}", hosts.join(", ")) };
+    format!(
+        "{}: {}, at most {} bytes of it, in the answer{hosts}",
+        custom(&UploadLog::ROUTE),
+        sources.join(", "),
+        options.max_bytes
+    )
+}
+
+fn machine(facts: &FactsAction) -> String {
+    let disks: Vec<String> = facts.options.disks.iter().map(|path| path.display().to_string()).collect();
+    let metadata = if facts.metadata {
+        format!("; keep them in metadata, looked at every {}", plain(facts.options.interval))
+    } else {
+        String::new()
+    };
+    format!("{}: memory, load, temperatures, disks {}{metadata}", custom(&ReadFacts::ROUTE), disks.join(", "))
 }
 
 fn custom(route: &Route) -> String {

@@ -1,11 +1,14 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
 use iotdm_agent::{BuildError, Device};
-use iotdm_core::{Report, Severity};
+use iotdm_core::{Report, Severity, System, attribute};
 use iotdm_handlers::Diagnostics;
+use iotdm_handlers::diagnostics::SystemFacts;
+use serde_json::Value;
 use tokio::runtime;
 
 use super::assemble::{Assembly, AssemblyError, assemble};
@@ -55,7 +58,7 @@ pub(crate) enum RunError {
 /// Runs the agent until it is stopped.
 pub(crate) fn run(settings: &Settings) -> Result<(), RunError> {
     let stop = signals::stop_on_signal().map_err(|reason| internal("signals cannot be received", &reason))?;
-    let Assembly { agent, diagnostics } = assemble(settings)?;
+    let Assembly { agent, diagnostics, facts } = assemble(settings)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
@@ -64,6 +67,9 @@ pub(crate) fn run(settings: &Settings) -> Result<(), RunError> {
     let result = runtime.block_on(async {
         if let Some(diagnostics) = diagnostics {
             tokio::spawn(report(diagnostics, agent.device()));
+        }
+        if let Some((facts, system)) = facts {
+            tokio::spawn(keep_metadata(facts, system, agent.device()));
         }
         agent.run_until(stop.cancelled_owned()).await
     });
@@ -79,6 +85,17 @@ async fn report(diagnostics: Diagnostics, device: Device) {
     };
     let gone = diagnostics.run(send).await;
     tracing::debug!("nothing more is reported: {gone}");
+}
+
+/// Keeps how the machine is in `metadata`, until the agent has ended.
+async fn keep_metadata(facts: SystemFacts, system: Arc<dyn System>, device: Device) {
+    let metadata = || device.attribute(attribute::METADATA);
+    let set = |value: Value| {
+        let device = device.clone();
+        async move { device.set_attribute(attribute::METADATA, &value).await }
+    };
+    let gone = facts.run(system, metadata, set).await;
+    tracing::debug!("no more facts are told: {gone}");
 }
 
 impl RunError {

@@ -47,6 +47,7 @@ fn missing(key: &str) -> &'static str {
         }
         _ if key.ends_with(".bundle") => "add the id of the extension bundle that the action stands in",
         _ if key.ends_with(".action") => "add the action's id as the extension bundle has it",
+        _ if key.ends_with(".name") => "add what a request calls this log, such as name = \"lamp\"",
         _ if key.ends_with(".program") => "add the program that carries out the action",
         _ if key.ends_with(".refuse_after") => "write \"run\" or { refuse_after = \"15m\" }",
         _ => "add it",
@@ -84,8 +85,8 @@ fn wrong_type(path: &str, message: &str) -> Option<String> {
         return Some("expected a text in quotes".into());
     }
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
-    if path == "actions.script" && found == "map" {
-        return Some("there may be several; write [[actions.script]], with two brackets on each side".into());
+    if ["actions.script", "actions.diagnostics.log"].contains(&path) && found == "map" {
+        return Some(format!("there may be several; write [[{path}]], with two brackets on each side"));
     }
     let expected = match expected {
         "a string" => "a text in quotes",

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use iotdm_core::{Action, Download, FactoryReset, Reboot, Route, Update};
-use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
@@ -17,8 +16,8 @@ impl Resolver<'_> {
             self.restart("actions.factory_reset", section, <FactoryReset as Action>::PERFORM_BUDGET)
         });
         let can_restart = reboot.is_some();
-        let diagnostics = actions.diagnostics.map(|section| DiagnosticsAction { late: section.late.0 });
-        let taken = diagnostics.iter().flat_map(|_| [ClearErrorCodes::ROUTE, ClearLog::ROUTE]).collect();
+        let diagnostics = actions.diagnostics.map(|section| self.diagnostics(section));
+        let taken = diagnostics.iter().flat_map(DiagnosticsAction::routes).collect();
         Actions {
             reboot,
             factory_reset,
