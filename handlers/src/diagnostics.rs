@@ -12,7 +12,22 @@ use tokio::time::{Instant, sleep_until};
 
 use queue::{Item, Next, Queue};
 
+mod facts;
+#[cfg(feature = "layer")]
+mod layer;
 mod queue;
+mod upload;
+
+pub use facts::{
+    Disk, Facts, FactsOptions, FactsOptionsError, ReadFacts, Space, SystemFacts, Temperature, Thresholds,
+};
+#[cfg(feature = "layer")]
+pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
+pub use upload::{
+    DEFAULT_UPLOAD_BYTES, Flag, HttpUploader, HttpUploaderError, LogOrigin, LogSource, LogUpload,
+    MAX_UPLOAD_BYTES, Put, UploadError, UploadHost, UploadHostError, UploadLog, UploadOptions,
+    UploadOptionsError, UploadRequest, Uploaded, Uploader, WholeNumber,
+};
 
 /// Sends error codes and log entries to the platform: from anywhere in the product, merged, at a bounded rate.
 ///
@@ -37,6 +52,8 @@ mod queue;
 /// 2. `run` hands them over in order, at most 20 in any minute. What equals something sent within the last minute
 ///    waits until that minute is over, so that a repeating fault becomes one entry a minute that says how often.
 /// 3. What does not fit any more is dropped and counted; a warning tells the platform how many.
+///
+/// What the product logs with `tracing` comes in by a layer (`DiagnosticsLayer`, with the feature `layer`).
 ///
 /// # Guarantees
 /// * No call blocks or fails: a fault must not become two.
@@ -82,6 +99,12 @@ impl Diagnostics {
         self.push(Item::log(severity, message.into(), data));
     }
 
+    /// A log entry of one line of the product.
+    #[cfg(feature = "layer")]
+    fn log_from(&self, origin: u64, severity: Severity, message: String, data: &[u8]) {
+        self.push(Item::log_from(Some(origin), severity, message, data));
+    }
+
     /// Has the platform forget all error codes, those that still wait included.
     pub fn clear_error_codes(&self) {
         self.push(Item::ClearCodes);
@@ -114,6 +137,12 @@ impl Diagnostics {
                 Next::Idle => changed.await,
             }
         }
+    }
+
+    /// Has the log cleared on behalf of a request: on return the clear is durable.
+    async fn clear_log_for(&self, cx: &Context) -> Result<(), Refusal> {
+        self.queue().forget(&Item::ClearLog);
+        Ok(cx.report(Report::ClearLog).await?)
     }
 
     fn push(&self, item: Item) {
@@ -174,8 +203,7 @@ impl Handler<ClearErrorCodes> for Diagnostics {
 
 impl Handler<ClearLog> for Diagnostics {
     async fn handle(&self, cx: &Context, _: &Empty) -> Result<Finished<()>, Refusal> {
-        self.queue().forget(&Item::ClearLog);
-        cx.report(Report::ClearLog).await?;
+        self.clear_log_for(cx).await?;
         Ok(Finished(()))
     }
 }

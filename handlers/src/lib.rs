@@ -19,7 +19,8 @@
 //! * **Scripts**: [`Scripts`] lets the platform run programs of the operator's choice as custom actions, with
 //!   arguments that stand in the configuration, never in a request.
 //! * **Diagnostics**: [`Diagnostics`] sends error codes and log entries, merged and at a bounded rate, and lets the
-//!   platform have them cleared.
+//!   platform have them cleared; [`LogUpload`](diagnostics::LogUpload) gives it the end of a log when it asks,
+//!   and [`SystemFacts`](diagnostics::SystemFacts) tells it of memory, disks, load and temperatures.
 //!
 //! Architecture invariant: no handler here reads a clock, starts a process or opens a socket by itself. Clocks and
 //! processes are the `System`'s, downloads a fetcher's, so that a test can put its own in their place.

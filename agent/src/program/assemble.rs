@@ -7,7 +7,9 @@ use std::time::Duration;
 use iotdm_agent::system::LinuxSystem;
 use iotdm_agent::{Agent, BuildError, Builder};
 use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
-use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
+use iotdm_handlers::diagnostics::{
+    FactsOptionsError, HttpUploader, HttpUploaderError, LogUpload, SystemFacts, UploadOptionsError,
+};
 use iotdm_handlers::firmware::{
     Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, InstallOptions,
     Verification,
@@ -26,6 +28,8 @@ pub(crate) struct Assembly {
     pub(crate) agent: Agent,
     /// What the agent tells of itself, where the configuration wants that.
     pub(crate) diagnostics: Option<Diagnostics>,
+    /// What is kept in `metadata`, where the configuration wants that, and the machine it is of.
+    pub(crate) facts: Option<(SystemFacts, Arc<dyn System>)>,
 }
 
 /// Makes an agent of settings. Nothing is connected, opened or created.
@@ -53,11 +57,20 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         builder = with_firmware(builder, action)?;
     }
     builder = builder.replaceable(scripts(actions));
-    let diagnostics = actions.diagnostics.as_ref().map(|_| Diagnostics::new(system));
+    let diagnostics = actions.diagnostics.as_ref().map(|_| Diagnostics::new(system.clone()));
+    let mut facts = None;
     if let (Some(action), Some(diagnostics)) = (&actions.diagnostics, &diagnostics) {
-        builder = with_diagnostics(builder, action, diagnostics);
+        builder = with_diagnostics(builder, action, diagnostics)?;
+        if let Some(action) = &action.facts {
+            let told = SystemFacts::new(action.options.clone())?;
+            builder = builder.with(told.clone());
+            facts = action.metadata.then_some((told, system));
+        }
+        for route in action.routes() {
+            builder = with_late(builder, route, action.late);
+        }
     }
-    Ok(Assembly { agent: builder.build()?, diagnostics })
+    Ok(Assembly { agent: builder.build()?, diagnostics, facts })
 }
 
 /// Why settings make no agent.
@@ -69,6 +82,12 @@ pub(crate) enum AssemblyError {
     Firmware(#[from] FirmwareOptionsError),
     #[error("actions.firmware.ca_file: {0}")]
     Fetcher(#[from] HttpFetcherError),
+    #[error("actions.diagnostics: {0}")]
+    Upload(#[from] UploadOptionsError),
+    #[error("actions.diagnostics.upload.ca_file: {0}")]
+    Uploader(#[from] HttpUploaderError),
+    #[error("actions.diagnostics.facts: {0}")]
+    Facts(#[from] FactsOptionsError),
     #[error("{0:?} is no UTF-8 text: name programs by paths that are")]
     NotText(PathBuf),
 }
@@ -187,10 +206,19 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
     Ok(builder)
 }
 
-fn with_diagnostics(builder: Builder, action: &DiagnosticsAction, diagnostics: &Diagnostics) -> Builder {
+fn with_diagnostics(
+    builder: Builder,
+    action: &DiagnosticsAction,
+    diagnostics: &Diagnostics,
+) -> Result<Builder, AssemblyError> {
     let builder = builder.with(diagnostics.clone());
-    let builder = with_late(builder, ClearErrorCodes::ROUTE, action.late);
-    with_late(builder, ClearLog::ROUTE, action.late)
+    let Some(upload) = &action.upload else { return Ok(builder) };
+    let uploader = match &upload.ca_pem {
+        None => HttpUploader::new(),
+        Some(pem) => HttpUploader::new().with_ca_pem(pem)?,
+    };
+    let upload = LogUpload::new(diagnostics.clone(), upload.options.clone(), Arc::new(uploader))?;
+    Ok(builder.with(upload))
 }
 
 fn with_late(builder: Builder, route: Route, late: Late) -> Builder {

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
-use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
+use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
 use iotdm_handlers::reboot::Wipe;
 
 use super::config::{
-    Actions, CommandLine, FactoryResetAction, FirmwareAction, RebootAction, RebootMeans, ResetMeans,
-    RestartRules, Settings, Verify, plain,
+    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, RebootAction, RebootMeans,
+    ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
 };
 use super::logging::{Level, LogFormat};
 
@@ -95,6 +95,12 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
                 late(diagnostics.late)
             ),
         );
+        if let Some(upload) = &diagnostics.upload {
+            line("serve", logs(upload));
+        }
+        if let Some(facts) = &diagnostics.facts {
+            line("serve", machine(facts));
+        }
     }
     for spec in &actions.scripts {
         line("serve", format!("{}/{}: {}", spec.bundle, spec.action, script(spec)));
@@ -125,6 +131,30 @@ fn script(spec: &ScriptSpec) -> String {
     format!(
         "{command}{directory}{user} within {limit}, {bytes} bytes of each output{parameters}{interrupted}{late}"
     )
+}
+
+fn logs(upload: &UploadAction) -> String {
+    let options = &upload.options;
+    let sources: Vec<String> =
+        options.sources.iter().map(|source| format!("{} ({})", source.name, source.origin)).collect();
+    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    let hosts = if hosts.is_empty() { String::new() } else { format!(" or put to {}", hosts.join(", ")) };
+    format!(
+        "{}: {}, at most {} bytes of it, in the answer{hosts}",
+        custom(&UploadLog::ROUTE),
+        sources.join(", "),
+        options.max_bytes
+    )
+}
+
+fn machine(facts: &FactsAction) -> String {
+    let disks: Vec<String> = facts.options.disks.iter().map(|path| path.display().to_string()).collect();
+    let metadata = if facts.metadata {
+        format!("; keep them in metadata, looked at every {}", plain(facts.options.interval))
+    } else {
+        String::new()
+    };
+    format!("{}: memory, load, temperatures, disks {}{metadata}", custom(&ReadFacts::ROUTE), disks.join(", "))
 }
 
 fn custom(route: &Route) -> String {

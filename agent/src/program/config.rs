@@ -37,6 +37,7 @@ use std::time::Duration;
 use iotdm_agent::{Config, Threshold};
 use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
+use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
 
 use super::logging::LogSettings;
 pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
@@ -146,11 +147,30 @@ pub(crate) enum Verify {
     IfGiven,
 }
 
-/// Reports of the agent's own starts, and the custom actions that clear error codes and log.
+/// Reports of the agent's own starts, the custom actions that clear error codes and log, and what is enabled besides.
 #[derive(Clone, Debug)]
 pub(crate) struct DiagnosticsAction {
-    /// For both actions.
+    /// The logs that may be asked for; with none the platform is not offered it.
+    pub(crate) upload: Option<UploadAction>,
+    pub(crate) facts: Option<FactsAction>,
+    /// For all of its actions.
     pub(crate) late: Late,
+}
+
+/// Logs on request.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadAction {
+    pub(crate) options: UploadOptions,
+    /// The authorities that may vouch for the servers that logs are put to, PEM; the system's when absent.
+    pub(crate) ca_pem: Option<Vec<u8>>,
+}
+
+/// How the machine is.
+#[derive(Clone, Debug)]
+pub(crate) struct FactsAction {
+    pub(crate) options: FactsOptions,
+    /// Whether they are kept in `metadata`, too; otherwise they are told only when asked for.
+    pub(crate) metadata: bool,
 }
 
 /// A program and its arguments. There is no shell.

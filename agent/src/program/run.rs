@@ -1,11 +1,14 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
 use iotdm_agent::{BuildError, Device};
-use iotdm_core::{Report, Severity};
+use iotdm_core::{Report, Severity, System, attribute};
 use iotdm_handlers::Diagnostics;
+use iotdm_handlers::diagnostics::SystemFacts;
+use serde_json::Value;
 use tokio::runtime;
 
 use super::assemble::{Assembly, AssemblyError, assemble};
@@ -57,7 +60,7 @@ pub(crate) enum RunError {
 pub(crate) fn run(config: &Path, settings: &Settings) -> Result<(), RunError> {
     let Signals { stop, reload } =
         signals::receive().map_err(|reason| internal("signals cannot be received", &reason))?;
-    let Assembly { agent, diagnostics } = assemble(settings)?;
+    let Assembly { agent, diagnostics, facts } = assemble(settings)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
@@ -68,6 +71,9 @@ pub(crate) fn run(config: &Path, settings: &Settings) -> Result<(), RunError> {
             tokio::spawn(report(diagnostics, agent.device()));
         }
         tokio::spawn(reload::reload(config.into(), agent.device(), reload));
+        if let Some((facts, system)) = facts {
+            tokio::spawn(keep_metadata(facts, system, agent.device()));
+        }
         agent.run_until(stop.cancelled_owned()).await
     });
     result.map_err(|error| RunError::of(error, &settings.journal))
@@ -82,6 +88,17 @@ async fn report(diagnostics: Diagnostics, device: Device) {
     };
     let gone = diagnostics.run(send).await;
     tracing::debug!("nothing more is reported: {gone}");
+}
+
+/// Keeps how the machine is in `metadata`, until the agent has ended.
+async fn keep_metadata(facts: SystemFacts, system: Arc<dyn System>, device: Device) {
+    let metadata = || device.attribute(attribute::METADATA);
+    let set = |value: Value| {
+        let device = device.clone();
+        async move { device.set_attribute(attribute::METADATA, &value).await }
+    };
+    let gone = facts.run(system, metadata, set).await;
+    tracing::debug!("no more facts are told: {gone}");
 }
 
 impl RunError {

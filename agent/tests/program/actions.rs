@@ -146,6 +146,44 @@ async fn diagnostics_tell_of_the_start_and_let_the_platform_clear_the_log() {
 }
 
 #[tokio::test]
+async fn a_declared_log_and_the_facts_come_when_the_platform_asks() {
+    let world = World::start().await;
+    let place = Place::new(
+        world.broker.local_addr(),
+        "[actions.diagnostics.facts]\n[[actions.diagnostics.log]]\nname = \"lamp\"\nfile = \"lamp.log\"\n",
+    );
+    fs::write(place.path("lamp.log"), "one\ntwo\n").unwrap();
+    let _agent = place.start(&["run"]);
+    within(world.platform.managed(&lamp())).await;
+    let ask = async |request: Request| -> Value {
+        let answer = within(world.platform.initiate(&lamp(), &request).unwrap().answered()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    };
+    let log = ask(Request::custom("iotdm", "uploadLog").field("source", "lamp").field("lines", "1")).await;
+    assert_eq!(
+        (&log["rc"], &log["d"]["bytes"], &log["d"]["truncated"]),
+        (&json!(200), &json!(4), &json!(false))
+    );
+    assert!(log["d"]["data"].as_str().unwrap().starts_with("H4sI"), "gzip: {log}");
+    let refused = ask(Request::custom("iotdm", "uploadLog").field("source", "/etc/passwd")).await;
+    assert_eq!(refused["message"], "source: there is no such log; there are: lamp");
+    let facts = ask(Request::custom("iotdm", "facts")).await;
+    let memory = &facts["d"]["memory"];
+    assert!(memory["totalBytes"].as_u64() > memory["availableBytes"].as_u64(), "{facts}");
+    assert_eq!(facts["d"]["disks"][0]["path"], "/");
+    // A moment after the start there is no metadata yet, and nothing to observe.
+    let observed = loop {
+        let observe = world.platform.observe(&lamp(), &["metadata"]).unwrap();
+        let answer = within(observe.answered()).await.unwrap();
+        if answer.rc == Code::OK {
+            break serde_json::from_slice::<Value>(&answer.payload).unwrap();
+        }
+    };
+    let told = &observed["d"]["fields"][0]["value"]["facts"];
+    assert_eq!(told["memory"]["totalBytes"], memory["totalBytes"], "{observed}");
+}
+
+#[tokio::test]
 async fn a_request_that_waited_too_long_is_refused_and_one_that_may_wait_runs() {
     let world = World::start().await;
     let place = Place::new(

@@ -21,7 +21,9 @@ async fn an_unknown_key_is_named_with_its_line_and_ends_with_78() {
 async fn check_says_what_run_would_do_and_touches_nothing() {
     let place = Place::new(
         nowhere().await,
-        "[actions.reboot]\ncommand = [\"true\"]\n[actions.diagnostics]\n[auth]\ntoken_file = \"token\"\n",
+        "[actions.reboot]\ncommand = [\"true\"]\n[actions.diagnostics]\n[actions.diagnostics.facts]\n\
+         [[actions.diagnostics.log]]\nname = \"lamp\"\nunit = \"lamp.service\"\n\
+         [actions.diagnostics.upload]\nhosts = [\"logs.example.com:8443\"]\n[auth]\ntoken_file = \"token\"\n",
     );
     place.write("token", "s3cr3t-t0k3n\n");
     let ended = place.start(&["check"]).ended().await;
@@ -34,6 +36,9 @@ async fn check_says_what_run_would_do_and_touches_nothing() {
     for line in [
         "  serve     reboot: `true`, within 5m\n",
         "  serve     iotdm/clearErrorCodes and iotdm/clearLog, and report each start of the agent\n",
+        "  serve     iotdm/uploadLog: lamp (the journal of lamp.service), at most 1048576 bytes of it, in the answer or \
+         put to logs.example.com:8443\n",
+        "  serve     iotdm/facts: memory, load, temperatures, disks /; keep them in metadata, looked at every 5m\n",
         "  refuse    factory reset, firmware with 501: not enabled\n",
     ] {
         assert!(ended.answer.contains(line), "{line}{}", ended.answer);

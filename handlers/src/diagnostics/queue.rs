@@ -28,10 +28,15 @@ pub(super) enum Next {
 }
 
 /// Something to be reported.
-#[derive(PartialEq, Eq, Hash)]
 pub(super) enum Item {
     Code(i32),
-    Log { severity: u8, message: String, data: Vec<u8> },
+    Log {
+        severity: u8,
+        message: String,
+        data: Vec<u8>,
+        /// The line of the product that logs it; none for what was reported by a call.
+        origin: Option<u64>,
+    },
     ClearCodes,
     ClearLog,
 }
@@ -41,12 +46,15 @@ struct Waiting {
     first: Duration,
     last: Duration,
     count: u64,
+    /// How many others of the same origin it stands for.
+    others: u64,
 }
 
 struct Sent {
     at: Instant,
     // Whole entries would hold their data for a minute. `None` once a clear made the item worth repeating.
     fingerprint: Option<u64>,
+    origin: Option<u64>,
     concerns_codes: bool,
 }
 
@@ -54,16 +62,21 @@ impl Queue {
     /// Takes an item, merges it with an equal one that waits, or drops and counts it when there is no place.
     pub(super) fn push(&mut self, item: Item, wall_clock: Duration) {
         self.forget(&item);
-        if let Some(equal) = self.waiting.iter_mut().find(|waiting| waiting.item == item) {
+        if let Some(equal) = self.waiting.iter_mut().find(|waiting| waiting.item.is_repeated_by(&item)) {
             equal.count += 1;
             equal.last = wall_clock;
+            return;
+        }
+        if let Some(standing) = self.stands_for(&item) {
+            standing.others += 1;
+            standing.last = wall_clock;
             return;
         }
         let bytes: usize = self.waiting.iter().map(|waiting| waiting.item.data_bytes()).sum();
         let fits = self.waiting.len() < MAX_WAITING && bytes + item.data_bytes() <= MAX_WAITING_BYTES;
         // A clear always has a place: at most one of each kind waits.
         if fits || item.is_clear() {
-            self.waiting.push_back(Waiting { item, first: wall_clock, last: wall_clock, count: 1 });
+            self.waiting.push_back(Waiting::new(item, wall_clock));
         } else {
             self.dropped += 1;
         }
@@ -74,10 +87,10 @@ impl Queue {
         if !clear.is_clear() {
             return;
         }
-        let codes = *clear == Item::ClearCodes;
+        let codes = clear.concerns_codes();
         self.waiting.retain(|waiting| waiting.item.concerns_codes() != codes);
         for sent in self.sent.iter_mut().filter(|sent| sent.concerns_codes == codes) {
-            sent.fingerprint = None;
+            (sent.fingerprint, sent.origin) = (None, None);
         }
     }
 
@@ -91,8 +104,9 @@ impl Queue {
             return Next::Idle;
         }
         let ready = self.waiting.iter().position(|waiting| {
-            let fingerprint = Some(waiting.item.fingerprint());
-            !self.sent.iter().any(|sent| sent.fingerprint == fingerprint)
+            let (fingerprint, origin) = (Some(waiting.item.fingerprint()), waiting.item.origin());
+            let of_origin = self.sent.iter().filter(|sent| origin.is_some() && sent.origin == origin).count();
+            of_origin < MAX_PER_ORIGIN && !self.sent.iter().any(|sent| sent.fingerprint == fingerprint)
         });
         match (ready, self.sent.front()) {
             (Some(index), _) if self.sent.len() < MAX_PER_MINUTE => {
@@ -100,6 +114,7 @@ impl Queue {
                 self.sent.push_back(Sent {
                     at: now,
                     fingerprint: (!waiting.item.is_clear()).then(|| waiting.item.fingerprint()),
+                    origin: waiting.item.origin(),
                     concerns_codes: waiting.item.concerns_codes(),
                 });
                 Next::Send(waiting.report())
@@ -118,16 +133,56 @@ impl Queue {
             format!("{} entries were dropped: they came faster than they can be sent", self.dropped);
         self.dropped = 0;
         let item = Item::log(Severity::Warning, message, &[]);
-        self.waiting.push_back(Waiting { item, first: wall_clock, last: wall_clock, count: 1 });
+        self.waiting.push_back(Waiting::new(item, wall_clock));
+    }
+
+    /// The entry that is to stand for this one: one line of the product whose message differs each time must not take
+    /// the places of all others.
+    fn stands_for(&mut self, item: &Item) -> Option<&mut Waiting> {
+        let origin = item.origin()?;
+        let mut same = self.waiting.iter_mut().rev().filter(|waiting| waiting.item.origin() == Some(origin));
+        let last = same.next()?;
+        (same.count() + 1 >= MAX_PER_ORIGIN).then_some(last)
     }
 }
 
 impl Item {
     /// A log entry, cut to what a report can carry.
-    pub(super) fn log(severity: Severity, mut message: String, data: &[u8]) -> Self {
+    pub(super) fn log(severity: Severity, message: String, data: &[u8]) -> Self {
+        Self::log_from(None, severity, message, data)
+    }
+
+    /// A log entry of a line of the product. What differs only in its data is the same entry again.
+    pub(super) fn log_from(
+        origin: Option<u64>,
+        severity: Severity,
+        mut message: String,
+        data: &[u8],
+    ) -> Self {
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         let data = data[..data.len().min(MAX_LOG_DATA_BYTES)].to_vec();
-        Self::Log { severity: severity.into(), message, data }
+        Self::Log { severity: severity.into(), message, data, origin }
+    }
+
+    /// What makes two items the same one.
+    fn identity(&self) -> (u8, i32, &str, Option<u64>, &[u8]) {
+        match self {
+            Self::Code(code) => (0, *code, "", None, &[]),
+            Self::ClearCodes => (1, 0, "", None, &[]),
+            Self::ClearLog => (2, 0, "", None, &[]),
+            Self::Log { severity, message, data, origin } => {
+                let data = if origin.is_some() { &[][..] } else { data };
+                (3, i32::from(*severity), message, *origin, data)
+            }
+        }
+    }
+
+    fn is_repeated_by(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+
+    fn origin(&self) -> Option<u64> {
+        if let Self::Log { origin, .. } = self { *origin } else { None }
     }
 
     fn is_clear(&self) -> bool {
@@ -145,20 +200,31 @@ impl Item {
 
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
+        self.identity().hash(&mut hasher);
         hasher.finish()
     }
 }
 
 impl Waiting {
+    fn new(item: Item, wall_clock: Duration) -> Self {
+        Self { item, first: wall_clock, last: wall_clock, count: 1, others: 0 }
+    }
+
     fn report(self) -> Report {
         match self.item {
             Item::Code(code) => Report::AddErrorCode(code),
             Item::ClearCodes => Report::ClearErrorCodes,
             Item::ClearLog => Report::ClearLog,
-            Item::Log { severity, mut message, data } => {
-                if self.count > 1 {
-                    message += &format!(" ({} times, last at {})", self.count, iso8601(self.last));
+            Item::Log { severity, mut message, data, .. } => {
+                let last = iso8601(self.last);
+                match (self.count, self.others) {
+                    (1, 0) => {}
+                    (count, 0) => message += &format!(" ({count} times, last at {last})"),
+                    (count, others) => {
+                        message += &format!(
+                            " ({count} times, and {others} other messages of the same line, last at {last})"
+                        );
+                    }
                 }
                 Report::AddLog(LogEntry {
                     message,
@@ -175,6 +241,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// How many reports leave in any minute: more than a person can follow, and little beside the device's other traffic.
 pub(super) const MAX_PER_MINUTE: usize = 20;
+
+/// How many different messages of one line of the product wait, and leave in any minute: enough to see what differs.
+pub(super) const MAX_PER_ORIGIN: usize = 4;
 
 /// How many items wait: three minutes' worth. Older ones tell nobody what is wrong at present.
 pub(super) const MAX_WAITING: usize = 64;

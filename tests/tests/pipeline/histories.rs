@@ -1,6 +1,7 @@
 //! Random histories of the reference handlers: real firmware, restart, script and diagnostics handlers in the whole agent.
 //! The hardware below them is a model: a server that breaks, an installer, two slots, programs.
 
+mod diagnostics;
 mod laws;
 mod resets;
 mod scripts;

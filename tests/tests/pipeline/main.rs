@@ -6,6 +6,7 @@ mod attributes;
 mod bounds;
 mod counts;
 mod crashes;
+mod diagnostics;
 mod disagreements;
 mod histories;
 mod own_action;

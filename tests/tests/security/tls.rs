@@ -11,6 +11,7 @@ use iotdm_agent::config::Tls;
 use iotdm_agent::link::{Link, LinkEvent, MqttLink};
 use iotdm_agent::testing::config;
 use iotdm_agent::{Config, Secret};
+use iotdm_handlers::diagnostics::{HttpUploader, Put, UploadError, Uploader};
 use iotdm_handlers::firmware::{FetchError, FetchRequest, Fetcher, HttpFetcher, Piece};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -218,5 +219,30 @@ fn a_redirect_to_a_file_is_not_followed() {
         });
         let result = fetch(&format!("http://localhost:{port}/"));
         assert!(result.is_err(), "{target}: {result:?}");
+    }
+}
+
+/// Puts a log there, for an authority.
+fn upload(port: u16, ca: &str) -> Result<(), UploadError> {
+    let url = format!("https://localhost:{port}/log?sig={TOKEN}");
+    let uploader = HttpUploader::new().with_ca_pem(ca.as_bytes()).expect("it is a certificate");
+    let (body, cancellation) = (Arc::from(&b"packed"[..]), CancellationToken::new());
+    uploader.put(&Put { url: &url, body: &body, time_limit: PATIENCE, cancellation: &cancellation })
+}
+
+#[test]
+fn a_log_server_with_the_right_certificate_gets_the_log_through_tls() {
+    let (port, heard) = serve(server(LOCALHOST), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into());
+    assert_eq!(upload(port, AUTHORITY), Ok(()));
+    assert!(heard.recv_timeout(PATIENCE).unwrap().starts_with(b"PUT /log?sig="));
+}
+
+#[test]
+fn a_log_server_that_cannot_prove_its_name_sees_neither_the_log_nor_the_address() {
+    for (certificate, ca) in [(ELSEWHERE, AUTHORITY), (EXPIRED, AUTHORITY), (LOCALHOST, ELSEWHERE)] {
+        let (port, heard) = serve(server(certificate), Vec::new());
+        let error = upload(port, ca).unwrap_err();
+        assert!(!error.to_string().contains(TOKEN), "{error}");
+        assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"");
     }
 }

@@ -47,6 +47,9 @@ fn missing(key: &str) -> &'static str {
         }
         _ if key.ends_with(".bundle") => "add the id of the extension bundle that the action stands in",
         _ if key.ends_with(".action") => "add the action's id as the extension bundle has it",
+        _ if key.ends_with(".name") && key.contains("diagnostics") => {
+            "add what a request calls this log, such as name = \"lamp\""
+        }
         _ if key.ends_with(".program") => "add the program that carries out the action",
         _ if key.ends_with(".name") => "add the parameter's name as the extension bundle has it",
         _ if key.ends_with(".type") => {
@@ -89,7 +92,7 @@ fn wrong_type(path: &str, message: &str) -> Option<String> {
         return Some("expected a text in quotes".into());
     }
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
-    let sections = ["script", "parameter"].iter().any(|last| path.rsplit('.').next() == Some(last));
+    let sections = ["script", "parameter", "log"].iter().any(|last| path.rsplit('.').next() == Some(last));
     if sections && found == "map" && expected == "a sequence" {
         let names: Vec<&str> = path.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
         let name = names.join(".");

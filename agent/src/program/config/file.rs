@@ -10,8 +10,9 @@ use super::attributes::{Attribute, Place};
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
-    Budget, Command, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice, Lifetime, NameText,
-    Outbox, Pending, Port, Running, ShutdownGrace, Span, VariableName, Whole,
+    Budget, Command, FactsInterval, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice,
+    Lifetime, NameText, Outbox, Pending, Percent, Port, Running, ShutdownGrace, Span, UploadBytes,
+    UploadLimit, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -142,6 +143,40 @@ pub(super) struct Firmware {
 #[serde(default, deny_unknown_fields, expecting = "a section, [actions.diagnostics]")]
 pub(super) struct Diagnostics {
     pub(super) late: LateChoice,
+    pub(super) upload: Option<Upload>,
+    pub(super) log: Vec<DeclaredLog>,
+    pub(super) facts: Option<Facts>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [actions.diagnostics.upload]")]
+pub(super) struct Upload {
+    pub(super) hosts: Vec<String>,
+    pub(super) allow_http: bool,
+    pub(super) ca_file: Option<FilePath>,
+    pub(super) max_bytes: Option<Whole<UploadBytes>>,
+    pub(super) time_limit: Option<Span<UploadLimit>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [[actions.diagnostics.log]]")]
+pub(super) struct DeclaredLog {
+    pub(super) name: String,
+    pub(super) file: Option<FilePath>,
+    pub(super) unit: Option<String>,
+    #[serde(default)]
+    pub(super) journal: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [actions.diagnostics.facts]")]
+pub(super) struct Facts {
+    pub(super) disks: Option<Vec<FilePath>>,
+    pub(super) interval: Option<Span<FactsInterval>>,
+    pub(super) memory_percent: Option<Whole<Percent>>,
+    pub(super) disk_percent: Option<Whole<Percent>>,
+    pub(super) load: Option<f64>,
+    pub(super) celsius: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -68,6 +68,11 @@ ranges! {
     ImageBytes: "an image size in bytes", 1, 64 * 1024 * MIB;
     RefuseAfter: "an age", 1, 365 * DAY;
     MinInterval: "a time between notifications", 1, DAY;
+    /// It is held in memory, once as it is and once compressed.
+    UploadBytes: "a size of a log in bytes", 1024, 16 * MIB;
+    UploadLimit: "a time limit of an attempt to send a log", 1, HOUR;
+    FactsInterval: "an interval of facts", 10, DAY, zero: "only when asked";
+    Percent: "a share in percent", 1, 100;
 }
 
 /// A whole number in a range.

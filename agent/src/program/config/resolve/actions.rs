@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
 use iotdm_core::{Action, Download, Route, Update};
-use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
@@ -14,9 +13,8 @@ impl Resolver<'_> {
         let factory_reset =
             actions.factory_reset.and_then(|section| self.factory_reset(section, reboot.as_ref(), kept));
         let can_restart = reboot.is_some();
-        let diagnostics = actions.diagnostics.map(|section| DiagnosticsAction { late: section.late.0 });
-        let taken: Vec<Route> =
-            diagnostics.iter().flat_map(|_| [ClearErrorCodes::ROUTE, ClearLog::ROUTE]).collect();
+        let diagnostics = actions.diagnostics.map(|section| self.diagnostics(section));
+        let taken: Vec<Route> = diagnostics.iter().flat_map(DiagnosticsAction::routes).collect();
         Actions {
             reboot,
             factory_reset,

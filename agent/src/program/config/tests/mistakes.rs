@@ -100,6 +100,77 @@ fn a_script_for_an_action_that_is_served_already() {
 }
 
 #[test]
+fn logs_and_facts() {
+    let log = "[[actions.diagnostics.log]]\nname = \"lamp\"\n";
+    let three = "is one of three: file = \"/var/log/lamp.log\", unit = \"lamp.service\" for what that unit wrote to the \
+                 journal, or journal = true for all of the journal";
+    check(log, &format!("agent.toml:5:1: actions.diagnostics.log[0]: {three}"));
+    check(
+        &format!("{log}file = \"a\"\nunit = \"a.service\"\n"),
+        &format!("agent.toml:5:1: actions.diagnostics.log[0]: {three}"),
+    );
+    check(
+        "[[actions.diagnostics.log]]\nfile = \"a\"\n",
+        "agent.toml:5:1: actions.diagnostics.log[0].name: is missing; add what a request calls this log, such as \
+         name = \"lamp\"",
+    );
+    check(
+        &format!("{log}unit = \"lamp\"\n"),
+        "agent.toml:5:1: actions.diagnostics.log[0]: \"lamp\" is no unit of systemd: write its whole name, such as \
+         \"lamp.service\"",
+    );
+    check(
+        &format!("{log}file = \"a\"\n{log}journal = true\n"),
+        "agent.toml:9:8: actions.diagnostics.log[1].name: a log is called \"lamp\" already; give each its own name",
+    );
+    check(
+        "[actions.diagnostics.log]\nname = \"lamp\"\n",
+        "agent.toml:5:1: actions.diagnostics.log: there may be several; write [[actions.diagnostics.log]], with two \
+         brackets on each side",
+    );
+    check(
+        "[actions.diagnostics.upload]\n",
+        "agent.toml:5:1: actions.diagnostics.upload: has no log to send; add an [[actions.diagnostics.log]] section for \
+         each log that may be asked for",
+    );
+    let upload = format!("{log}journal = true\n[actions.diagnostics.upload]\n");
+    check(
+        &format!("{upload}hosts = [\"a\", \"https://b/\"]\n"),
+        "agent.toml:9:15: actions.diagnostics.upload.hosts[1]: \"https://b/\" is no host: write its name alone, or its \
+         name and port, such as \"logs.example.com:8443\"",
+    );
+    check(
+        &format!("{upload}allow_http = true\n"),
+        "agent.toml:9:14: actions.diagnostics.upload.allow_http: is of no use without hosts; add the servers that logs \
+         may be sent to, such as hosts = [\"logs.example.com\"]",
+    );
+    check(
+        &format!("{upload}max_bytes = 10\n"),
+        "agent.toml:9:13: actions.diagnostics.upload.max_bytes: 10 is out of range; a size of a log in bytes is 1024 to \
+         16777216",
+    );
+    let facts = "[actions.diagnostics.facts]\n";
+    check(
+        &format!("{facts}interval = \"1s\"\n"),
+        "agent.toml:6:12: actions.diagnostics.facts.interval: 1s is out of range; an interval of facts is 10s to 1d, or \
+         0 for \"only when asked\"",
+    );
+    check(
+        &format!("{facts}celsius = 0\n"),
+        "agent.toml:6:11: actions.diagnostics.facts.celsius: 0 is no threshold; write a number above 0, such as 5",
+    );
+    check(
+        &format!("{facts}disks = [{}]\n", "\"/\", ".repeat(17)),
+        "agent.toml:6:9: actions.diagnostics.facts.disks: at most 16 disks are told of",
+    );
+    let script = "[[actions.script]]\nbundle = \"iotdm\"\naction = \"facts\"\nprogram = \"sh\"\n";
+    check(
+        &format!("{facts}{script}"),
+        "agent.toml:8:10: actions.script[0].action: iotdm/facts is served by [actions.diagnostics]; keep one of the two",
+    );
+}
+
+#[test]
 fn keys_that_are_not_known() {
     check("[broker]\n prot = 1\n", "agent.toml:6:2: broker.prot: is not a known key; did you mean `port`?");
     check(

@@ -39,7 +39,7 @@ fn load_one_way(except: &str, reset: &[&str]) -> Settings {
     place.write("token", "t0k3n\n", 0o600);
     std::fs::create_dir(place.path("scripts.d")).unwrap();
     place.write("device-key.pem", KEY, 0o600);
-    for name in ["broker-ca.pem", "images-ca.pem", "device.pem"] {
+    for name in ["broker-ca.pem", "images-ca.pem", "logs-ca.pem", "device.pem"] {
         place.write(name, CERTIFICATE, 0o644);
     }
     place.load().unwrap()
@@ -60,7 +60,9 @@ fn the_sample_is_good_with_every_key_switched_on() {
         assert_eq!(settings.config.token.unwrap().expose(), "t0k3n");
         let actions = settings.actions;
         assert!(actions.reboot.is_some() && actions.factory_reset.is_some() && actions.firmware.is_some());
-        assert!(actions.diagnostics.is_some() && actions.scripts.len() == 1);
+        let diagnostics = actions.diagnostics.unwrap();
+        assert_eq!(diagnostics.upload.unwrap().options.sources.len(), 3);
+        assert!(diagnostics.facts.is_some() && actions.scripts.len() == 1);
     }
 }
 
@@ -100,7 +102,10 @@ fn the_sample_shows_the_actions_defaults() {
          [actions.factory_reset]\ncommand = [\"/usr/lib/iotdm-agent/factory-reset\"]\n\
          [actions.firmware]\nstaging_dir = \"/var/lib/iotdm-agent/images\"\n\
          install_command = [\"/usr/lib/iotdm-agent/install-firmware\", \"{image}\"]\n\
-         [actions.diagnostics]\n\
+         [actions.diagnostics]\n[actions.diagnostics.facts]\n\
+         [[actions.diagnostics.log]]\nname = \"lamp\"\nfile = \"/var/log/lamp.log\"\n\
+         [[actions.diagnostics.log]]\nname = \"agent\"\nunit = \"iotdm-agent.service\"\n\
+         [[actions.diagnostics.log]]\nname = \"all\"\njournal = true\n\
          [[actions.script]]\nbundle = \"acme-lamp\"\naction = \"dim\"\nprogram = \"/usr/lib/iotdm-agent/dim\"\n",
     )
     .actions;
@@ -125,7 +130,13 @@ fn the_sample_shows_the_actions_defaults() {
         format!("{:?}", super::super::FirmwareAction { ca_pem: None, ..action.unwrap() })
     };
     assert_eq!(without_authorities(shown.firmware), without_authorities(default.firmware));
-    assert_eq!(format!("{:?}", shown.diagnostics), format!("{:?}", default.diagnostics));
+    let without_servers = |action: Option<super::super::DiagnosticsAction>| {
+        let mut action = action.unwrap();
+        let upload = action.upload.as_mut().unwrap();
+        (upload.options.hosts, upload.ca_pem) = (Vec::new(), None);
+        format!("{action:?}")
+    };
+    assert_eq!(without_servers(shown.diagnostics), without_servers(default.diagnostics));
     let (shown, default) = (&shown.scripts[0], &default.scripts[0]);
     assert_eq!((shown.time_limit, shown.output_limit), (default.time_limit, default.output_limit));
     assert_eq!((shown.interrupted, shown.late), (default.interrupted, default.late));
