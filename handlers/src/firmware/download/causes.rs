@@ -34,15 +34,16 @@ fn file(rig: &mut Rig, path: &str) {
     rig.describe(json!({"uri": format!("file://{path}"), "verifier": sha256(&image())}));
 }
 
-type Cause = Box<dyn FnOnce(&mut Rig)>;
+/// What it is, how it comes about, and its `updateStatus` (`docs/protocol.md` §6.3).
+type Cause = (&'static str, Box<dyn FnOnce(&mut Rig)>, u64);
 
-/// Each cause of a download's failure and its `updateStatus` (`docs/protocol.md` §6.3).
-fn causes() -> Vec<(&'static str, Cause, u64)> {
-    let transport = || FetchError::Transport("reset by peer".into());
-    let busy = FetchError::Busy { status: 503, retry_after: Duration::from_secs(1) };
-    let different = |rig: &mut Rig| rig.server.replace(vec![7; 100], "\"one\"");
+fn causes() -> impl Iterator<Item = Cause> {
+    out_of_memory().into_iter().chain(connection_lost()).chain(verification_failed()).chain(invalid_uri())
+}
+
+/// No room, or more than this device takes.
+fn out_of_memory() -> Vec<Cause> {
     vec![
-        // 2, out of memory: no room, or more than this device takes.
         ("larger than the limit", Box::new(with(|options| options.max_image_bytes = 99)), 2),
         (
             "larger than the limit, not announced",
@@ -61,7 +62,14 @@ fn causes() -> Vec<(&'static str, Cause, u64)> {
             2,
         ),
         ("no staging folder", Box::new(|rig| std::fs::write(&rig.options.staging, "a file").unwrap()), 2),
-        // 3, connection lost: it may work another time.
+    ]
+}
+
+/// It may work another time.
+fn connection_lost() -> Vec<Cause> {
+    let transport = || FetchError::Transport("reset by peer".into());
+    let busy = FetchError::Busy { status: 503, retry_after: Duration::from_secs(1) };
+    vec![
         ("no connection", Box::new(error(transport())), 3),
         ("too busy for too long", Box::new(error(busy)), 3),
         ("cut each time", Box::new(|rig| rig.server.always(Trouble::CutAfter(0))), 3),
@@ -71,7 +79,13 @@ fn causes() -> Vec<(&'static str, Cause, u64)> {
         ("500", Box::new(status(500)), 3),
         ("599", Box::new(status(599)), 3),
         ("never resumable", Box::new(error(FetchError::NotResumable("416".into()))), 3),
-        // 4, verification failed: what came is not what was announced.
+    ]
+}
+
+/// What came is not what was announced.
+fn verification_failed() -> Vec<Cause> {
+    let different = |rig: &mut Rig| rig.server.replace(vec![7; 100], "\"one\"");
+    vec![
         ("another image", Box::new(different), 4),
         (
             "a signature of another image",
@@ -99,7 +113,12 @@ fn causes() -> Vec<(&'static str, Cause, u64)> {
             4,
         ),
         ("no verifier any more", Box::new(|rig| rig.describe(json!({"uri": URI}))), 4),
-        // 6, invalid URI: nothing will ever come from there.
+    ]
+}
+
+/// Nothing will ever come from there.
+fn invalid_uri() -> Vec<Cause> {
+    vec![
         ("401", Box::new(status(401)), 6),
         ("403", Box::new(status(403)), 6),
         ("404", Box::new(status(404)), 6),
