@@ -8,6 +8,8 @@ mod harness;
 mod actions;
 #[path = "program/configuration.rs"]
 mod configuration;
+#[path = "program/downloads.rs"]
+mod downloads;
 #[path = "program/ends.rs"]
 mod ends;
 #[path = "program/hostile.rs"]

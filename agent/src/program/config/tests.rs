@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{Settings, Surroundings};
 
+mod firmware;
 mod mistakes;
 mod sample;
 mod secrets;

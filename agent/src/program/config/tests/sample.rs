@@ -8,21 +8,26 @@ use super::{Place, Settings, load};
 
 const SAMPLE: &str = include_str!("../../../../agent.toml");
 
-/// Switches on every key but the one that excludes another.
+/// Switches on every key but those that exclude another: of a file and a variable with the same secret, one.
 fn switched_on(except: &str) -> String {
+    let excluded = [format!("token_{except}"), format!("proxy_credentials_{except}")];
     let mut text = String::new();
     for line in SAMPLE.lines() {
         let key = line
             .strip_prefix('#')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
-        text.push_str(key.filter(|key| !key.starts_with(except)).unwrap_or(line));
+        let key = key.filter(|key| !excluded.iter().any(|excluded| key.starts_with(excluded)));
+        text.push_str(key.unwrap_or(line));
         text.push('\n');
     }
     text
 }
 
 fn load_switched_on(except: &str) -> Settings {
-    let place = Place::with(&switched_on(except)).variable("IOTDM_TOKEN", "t0k3n");
+    let place = Place::with(&switched_on(except))
+        .variable("IOTDM_TOKEN", "t0k3n")
+        .variable("IOTDM_PROXY", "lamp-17:s3cr3t");
+    place.write("proxy-credentials", "lamp-17:s3cr3t\n", 0o600);
     place.write("token", "t0k3n\n", 0o600);
     place.write("device-key.pem", KEY, 0o600);
     for name in ["broker-ca.pem", "images-ca.pem", "device.pem"] {
@@ -41,7 +46,7 @@ fn the_sample_is_good_as_it_ships_and_enables_nothing() {
 
 #[test]
 fn the_sample_is_good_with_every_key_switched_on() {
-    for except in ["token_env", "token_file"] {
+    for except in ["env", "file"] {
         let settings = load_switched_on(except);
         assert_eq!(settings.config.token.unwrap().expose(), "t0k3n");
         let actions = settings.actions;
@@ -52,7 +57,7 @@ fn the_sample_is_good_with_every_key_switched_on() {
 
 #[test]
 fn the_sample_refuses_late_reboots_and_resets() {
-    let actions = load_switched_on("token_env").actions;
+    let actions = load_switched_on("env").actions;
     for action in [actions.reboot, actions.factory_reset] {
         assert_eq!(action.unwrap().late, Late::RefuseAfter(Duration::from_secs(900)));
     }
@@ -60,7 +65,7 @@ fn the_sample_refuses_late_reboots_and_resets() {
 
 #[test]
 fn the_sample_shows_the_defaults() {
-    let (shown, default) = (load_switched_on("token_env"), Place::with(SAMPLE).load().unwrap());
+    let (shown, default) = (load_switched_on("env"), Place::with(SAMPLE).load().unwrap());
     assert_eq!(shown.config.limits, default.config.limits);
     assert_eq!(shown.config.lifetime, default.config.lifetime);
     assert_eq!((shown.log, &shown.journal), (default.log, &default.journal));
@@ -73,7 +78,7 @@ fn the_sample_shows_the_defaults() {
 
 #[test]
 fn the_sample_shows_the_actions_defaults() {
-    let shown = load_switched_on("token_env").actions;
+    let shown = load_switched_on("env").actions;
     let default = load(
         "[actions.reboot]\ncommand = [\"systemctl\", \"reboot\"]\n\
          [actions.factory_reset]\ncommand = [\"/usr/lib/iotdm-agent/factory-reset\"]\n\
@@ -89,7 +94,16 @@ fn the_sample_shows_the_actions_defaults() {
     assert_eq!(without_late(shown.reboot), without_late(default.reboot));
     assert_eq!(without_late(shown.factory_reset), without_late(default.factory_reset));
     let without_authorities = |action: Option<super::super::FirmwareAction>| {
-        format!("{:?}", super::super::FirmwareAction { ca_pem: None, ..action.unwrap() })
+        format!(
+            "{:?}",
+            super::super::FirmwareAction {
+                ca_pem: None,
+                client_pem: None,
+                proxy: None,
+                bytes_per_second: None,
+                ..action.unwrap()
+            }
+        )
     };
     assert_eq!(without_authorities(shown.firmware), without_authorities(default.firmware));
     assert_eq!(format!("{:?}", shown.diagnostics), format!("{:?}", default.diagnostics));
