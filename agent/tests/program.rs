@@ -10,6 +10,8 @@ mod actions;
 mod attributes;
 #[path = "program/configuration.rs"]
 mod configuration;
+#[path = "program/downloads.rs"]
+mod downloads;
 #[path = "program/ends.rs"]
 mod ends;
 #[path = "program/hostile.rs"]

@@ -215,7 +215,9 @@ impl Services for FakeServices {
     }
 
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        tokio::task::spawn_blocking(work);
+        // What it logs is seen by the test that captures it.
+        let log = tracing::dispatcher::get_default(Clone::clone);
+        tokio::task::spawn_blocking(move || tracing::dispatcher::with_default(&log, work));
     }
 }
 

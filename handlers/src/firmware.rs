@@ -39,7 +39,7 @@
 //! | 202 delivered | 0 | run again | starts |
 //! | state 1 | 1 | run again | starts |
 //! | `image.json` | 1 | run again | starts |
-//! | some of `image.part` | 1 | run again | goes on behind it, if the server still has exactly this image; else from 0 |
+//! | some of `image.part` | 1 | run again | goes on behind it, after a reboot behind what was synced, if the server still has exactly this image; else from 0 |
 //! | all of `image.part` | 1 | run again | proves it; if a power cut damaged it, fetches it once more from 0 |
 //! | `image` | 1 | run again | proves it and reports state 2 |
 //! | state 2 | 2 | done | |
@@ -58,9 +58,10 @@
 //! A command that ended well right before a power cut, with no `installed.json` yet, counts as interrupted.
 //!
 //! # Caveats
-//! * The protocol names no algorithm for the verifier: SHA-256 and SHA-512 are taken, MD5 and SHA-1 are answered 400.
-//! * A checksum proves that the image is the one the platform spoke of, not who made it: signatures are the install
-//!   command's.
+//! * The protocol names no algorithm for the verifier: SHA-256, SHA-512 and signatures of minisign are taken, MD5 and
+//!   SHA-1 are answered 400.
+//! * A checksum proves that the image is the one the platform spoke of, not who made it: that is what
+//!   [`Verification::Signed`] is for.
 
 use std::fmt;
 use std::io;
@@ -79,14 +80,16 @@ mod http;
 mod image;
 mod install;
 mod options;
+mod pace;
 mod staging;
 mod state;
 mod transfer;
 mod verify;
 
 pub use fetch::{FetchError, FetchRequest, Fetcher, Piece, Resume};
-pub use http::{HttpFetcher, HttpFetcherError};
+pub use http::{HttpFetcher, HttpFetcherError, Proxy, ProxyError};
 pub use options::{FirmwareOptions, FirmwareOptionsError, InstallOptions, Progress, Verification};
+pub use verify::{PublicKey, PublicKeyError};
 
 use download::Downloads;
 use image::Image;
@@ -162,7 +165,7 @@ impl Shared {
         cx.blocking(move |_| staging.holds(&image)).await
     }
 
-    /// Compares a file with the image's verifier; without one every file is taken for genuine.
+    /// Compares a file with the image's verifier, and with the keys where that is a signature; without one every file is taken for genuine.
     async fn prove(
         &self,
         cx: &Context,
@@ -171,7 +174,8 @@ impl Shared {
         file: PathBuf,
     ) -> io::Result<Verdict> {
         let Some(verifier) = image.verifier.clone() else { return Ok(Verdict::Genuine) };
-        self.blocking(cx, running, move |stop| verifier.check(&file, stop)).await
+        let (keys, version) = (self.options.public_keys.clone(), image.version.clone());
+        self.blocking(cx, running, move |stop| verifier.check(&file, &keys, version.as_deref(), stop)).await
     }
 }
 

@@ -19,10 +19,12 @@
 //! * [`track`]: the rules behind it, pure: what completes a request, on each device (`docs/protocol.md` §7).
 //! * [`broker`]: a small MQTT 3.1.1 broker in this process, deterministic under tokio's paused clock. Never a
 //!   production broker.
+//! * [`images`]: a server of one large image that breaks where it is told to.
 //! * [`proxy`]: a loopback proxy that cuts, delays and swallows what passes through it.
 //! * [`sandbox`]: all of it in one process with a device, and a tour of what they promise.
 
 pub mod broker;
+pub mod images;
 pub mod proxy;
 pub mod sandbox;
 pub mod track;

@@ -80,7 +80,7 @@ pub(crate) enum AssemblyError {
     Build(#[from] BuildError),
     #[error("actions.firmware: {0}")]
     Firmware(#[from] FirmwareOptionsError),
-    #[error("actions.firmware.ca_file: {0}")]
+    #[error("actions.firmware: {0}")]
     Fetcher(#[from] HttpFetcherError),
     #[error("actions.diagnostics: {0}")]
     Upload(#[from] UploadOptionsError),
@@ -177,10 +177,7 @@ fn restart_budget(command: Duration, rules: &RestartRules) -> Duration {
 }
 
 fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, AssemblyError> {
-    let fetcher = match &action.ca_pem {
-        None => HttpFetcher::new(),
-        Some(pem) => HttpFetcher::new().with_ca_pem(pem)?,
-    };
+    let fetcher = fetcher(action)?;
     let install = InstallOptions {
         time_limit: action.install_budget,
         restart_after_install: action.restart_after_install,
@@ -190,7 +187,12 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
         verification: match action.verify {
             Verify::Required => Verification::Required,
             Verify::IfGiven => Verification::IfGiven,
+            Verify::Signature => Verification::Signed,
         },
+        public_keys: action.public_keys.clone(),
+        stall_limit: action.stall_limit,
+        fruitless_attempts: action.fruitless_attempts,
+        bytes_per_second: action.bytes_per_second,
         max_image_bytes: action.max_image_bytes,
         allow_file_uris: action.allow_file_uri,
         install: Some(install),
@@ -204,6 +206,20 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
             *policy = Policy { late, perform_budget: install.saturating_add(INSTALL_MARGIN), ..*policy };
         });
     Ok(builder)
+}
+
+fn fetcher(action: &FirmwareAction) -> Result<HttpFetcher, HttpFetcherError> {
+    let mut fetcher = HttpFetcher::new();
+    if let Some(pem) = &action.ca_pem {
+        fetcher = fetcher.with_ca_pem(pem)?;
+    }
+    if let Some((chain, key)) = &action.client_pem {
+        fetcher = fetcher.with_client_pem(chain, key.expose().as_bytes())?;
+    }
+    Ok(match &action.proxy {
+        Some(proxy) => fetcher.with_proxy(proxy.clone()),
+        None => fetcher,
+    })
 }
 
 fn with_diagnostics(

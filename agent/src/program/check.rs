@@ -168,11 +168,17 @@ fn image(firmware: &FirmwareAction) -> String {
     let verify = match firmware.verify {
         Verify::Required => "a checksum required",
         Verify::IfGiven => "a checksum checked if given",
+        Verify::Signature => "a signature required",
     };
     let files = if firmware.allow_file_uri { ", also from file:// addresses" } else { "" };
     let authorities =
         if firmware.ca_pem.is_some() { ", TLS verified by actions.firmware.ca_file" } else { "" };
-    format!("at most {} bytes ({verify}{files}{authorities})", firmware.max_image_bytes)
+    let certificate = if firmware.client_pem.is_some() { ", with a client certificate" } else { "" };
+    let proxy = firmware.proxy.as_ref().map(|proxy| format!(", through {}", proxy.place()));
+    let rate = firmware.bytes_per_second.map(|rate| format!(", {rate} bytes per second"));
+    let (proxy, rate) = (proxy.unwrap_or_default(), rate.unwrap_or_default());
+    let limit = firmware.max_image_bytes;
+    format!("at most {limit} bytes ({verify}{files}{authorities}{certificate}{proxy}{rate})")
 }
 
 fn reboot(action: &RebootAction) -> String {

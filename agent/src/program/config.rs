@@ -31,13 +31,15 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iotdm_agent::{Config, Threshold};
+use iotdm_agent::{Config, Secret, Threshold};
 use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
+use iotdm_handlers::firmware::{Proxy, PublicKey};
 
 use super::logging::LogSettings;
 pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
@@ -124,11 +126,21 @@ pub(crate) struct FirmwareAction {
     /// Restarts as `reboot` does when the installation has succeeded.
     pub(crate) restart_after_install: bool,
     pub(crate) verify: Verify,
+    /// Whose signatures are taken.
+    pub(crate) public_keys: Vec<PublicKey>,
     pub(crate) max_image_bytes: u64,
     /// Whether `file://` addresses are fetched.
     pub(crate) allow_file_uri: bool,
     /// The authorities that may vouch for the image's server, PEM; the system's when absent.
     pub(crate) ca_pem: Option<Vec<u8>>,
+    /// The device's chain and its key, PEM, for a server that asks who fetches.
+    pub(crate) client_pem: Option<(Vec<u8>, Secret)>,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) bytes_per_second: Option<NonZeroU64>,
+    /// How long the server may be silent.
+    pub(crate) stall_limit: Duration,
+    /// How many attempts in a row may bring nothing.
+    pub(crate) fruitless_attempts: u32,
     pub(crate) download_budget: Duration,
     /// How long the install command may take.
     pub(crate) install_budget: Duration,
@@ -145,6 +157,8 @@ pub(crate) enum Verify {
     Required,
     /// An image without one is taken as it is.
     IfGiven,
+    /// An image without a signature is refused.
+    Signature,
 }
 
 /// Reports of the agent's own starts, the custom actions that clear error codes and log, and what is enabled besides.

@@ -81,10 +81,16 @@ impl Place {
     }
 
     /// Starts the program with these arguments, and this folder's configuration.
-    #[expect(clippy::disallowed_methods, reason = "the program is started as an operator starts it")]
     pub(crate) fn start(&self, args: &[&str]) -> Program {
+        self.start_with(args, &[])
+    }
+
+    /// [`start`](Self::start), with these variables in its environment.
+    #[expect(clippy::disallowed_methods, reason = "the program is started as an operator starts it")]
+    pub(crate) fn start_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Program {
         let mut child = Command::new(env!("CARGO_BIN_EXE_iotdm-agent"))
             .args(args)
+            .envs(variables.iter().copied())
             .arg("--config")
             .arg(self.path("agent.toml"))
             .stdin(Stdio::null())

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::image::Image;
 use super::state::{self, Fault};
-use super::transfer::{Attempt, End, Outcome, storage};
+use super::transfer::{Attempt, End, Outcome, Told, storage};
 use super::verify::Verdict;
 use super::{Running, Shared};
 
@@ -51,13 +51,14 @@ impl Handler<Download> for Downloads {
 
     async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
         let running = self.shared.occupy().ok_or(Failure::new(OCCUPIED))?;
-        let image = match Image::described_by(&state::current(cx), &self.shared.options) {
+        let image = match Image::judge(&state::current(cx), &self.shared.options) {
             Ok(image) => image,
-            // It was changed since the answer.
-            Err(reason) => return Err(state::fail(cx, &Fault::new(UpdateStatus::InvalidUri, reason)).await),
+            // It was changed since the answer, or the configuration was.
+            Err(fault) => return Err(state::fail(cx, &fault).await),
         };
         state::change(cx, FirmwareState::Downloading, UpdateStatus::Success).await?;
-        let work = Work { shared: self.shared.clone(), running, image, until: last_moment(cx) };
+        let told = Arc::default();
+        let work = Work { shared: self.shared.clone(), running, image, until: last_moment(cx), told };
         match work.obtain(cx).await {
             Ok(()) if !work.is_still_wanted(cx) => {
                 let reason = "mgmt.firmware was changed while its image was fetched";
@@ -95,6 +96,7 @@ struct Work {
     image: Image,
     /// When to give up, so that there is time left to say so.
     until: Instant,
+    told: Arc<Told>,
 }
 
 /// Why there is no image.
@@ -135,7 +137,7 @@ impl Work {
             let outcome = self.attempt(cx).await;
             tries.resumed |= outcome.resumed;
             let length = outcome.length;
-            let reason = match outcome.end {
+            let (reason, asked) = match outcome.end {
                 End::Complete => match self.prove_part(cx).await? {
                     true => return Ok(()),
                     // What an earlier run left may be damaged, and a server may not keep its word about ranges.
@@ -150,15 +152,16 @@ impl Work {
                 End::Stopped => return Err(lost("it was not complete in its time").into()),
                 End::StartOver(reason) => {
                     self.remove_part(cx).await?;
-                    reason
+                    (reason, Duration::ZERO)
                 }
-                End::Lost(reason) => reason,
+                End::Lost(reason) => (reason, Duration::ZERO),
+                End::Busy(reason, asked) => (reason, asked.min(LONGEST_ASKED)),
             };
             tries.note(length);
             if tries.fruitless >= self.shared.options.fruitless_attempts {
                 return Err(lost(&reason).into());
             }
-            self.pause(cx, tries.fruitless, &reason).await?;
+            self.pause(cx, asked + backoff(tries.fruitless, cx), &reason).await?;
         }
     }
 
@@ -188,6 +191,7 @@ impl Work {
             cx: cx.clone(),
             image: self.image.clone(),
             stop: stop.clone(),
+            told: self.told.clone(),
         };
         let mut outcome = std::pin::pin!(self.blocking(cx, move || attempt.run()));
         tokio::select! {
@@ -226,13 +230,14 @@ impl Work {
         Image::described_by(&state::current(cx), &self.shared.options).as_ref() == Ok(&self.image)
     }
 
-    async fn pause(&self, cx: &Context, fruitless: u32, reason: &str) -> Result<(), Stop> {
-        let pause = backoff(fruitless, cx);
+    async fn pause(&self, cx: &Context, pause: Duration, reason: &str) -> Result<(), Stop> {
         let until = Instant::now() + pause;
         if until >= self.until {
             return Err(lost(reason).into());
         }
-        tracing::info!(reason, seconds = pause.as_secs_f32(), "firmware: fetching goes on after a pause");
+        if self.told.pause_is_due(cx.system().uptime()) {
+            tracing::info!(reason, seconds = pause.as_secs_f32(), "firmware: fetching goes on after a pause");
+        }
         tokio::select! {
             () = sleep_until(until) => Ok(()),
             () = cx.cancellation().cancelled() => Err(Stop::Interrupted),
@@ -320,11 +325,17 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Longest pause that a server may ask for with `Retry-After`; ours comes on top, so that a fleet does not return in
+/// step. One that asks for more is asked again after this, and counted as fruitless each time.
+const LONGEST_ASKED: Duration = Duration::from_secs(15 * 60);
+
 /// 2^6 seconds is beyond the longest pause.
 const MAX_DOUBLINGS: u32 = 6;
 
 /// Kept back from the budget to prove the image and to report; a tenth of the budget when that is less.
 const CLOSING_TIME: Duration = Duration::from_secs(60);
 
+#[cfg(test)]
+mod causes;
 #[cfg(test)]
 mod tests;

@@ -72,6 +72,14 @@ pub enum FetchError {
     /// The server's answer is an HTTP status other than success.
     #[error("the server answered {0}")]
     Status(u16),
+    /// The server is busy and says when to ask again: 429 or 503 with `Retry-After`.
+    #[error("the server answered {status} and asks for a pause of {} s", retry_after.as_secs())]
+    Busy {
+        /// The HTTP status.
+        status: u16,
+        /// The pause that it asks for. How much of it is given is the caller's.
+        retry_after: Duration,
+    },
     /// What is here does not fit what the source has: the next attempt starts from the first byte.
     #[error("{0}")]
     NotResumable(String),

@@ -1,24 +1,34 @@
 use std::fmt;
-use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, Response, StatusCode, header};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ureq::Agent;
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use super::fetch::{FetchError, FetchRequest, Fetcher, PIECE_BYTES, Piece, Resume};
+use super::fetch::{FetchError, FetchRequest, Fetcher, Piece};
+use exchange::{Event, Exchange};
+
+mod exchange;
+mod proxy;
+mod redirect;
+mod retry_after;
+
+pub use proxy::{Proxy, ProxyError};
 
 /// Fetches by HTTP and HTTPS.
 ///
 /// A broken transfer is resumed with `Range` and `If-Range`; a server that does not know them sends everything again.
 /// At most five redirects are followed, and one that leads from `https` to `http` is not. TLS is rustls with ring,
-/// certificates are those of the system or the ones given. The environment's proxy variables are not read.
+/// certificates are those of the system or the ones given. The environment's proxy variables are not read, unless
+/// [`Proxy::from_environment`] is asked to.
 pub struct HttpFetcher {
     roots: OnceLock<RootCerts>,
+    client: Option<ClientCert>,
     proxy: Option<Proxy>,
 }
 
@@ -29,15 +39,15 @@ pub enum HttpFetcherError {
     /// The text holds no certificate, or one that is damaged.
     #[error("no usable certificate in the CA file: {0}")]
     Certificate(String),
-    /// The proxy's address cannot be used.
-    #[error("the proxy's address cannot be used: {0}")]
-    Proxy(String),
+    /// The device's own certificate and key are damaged, or not of each other.
+    #[error("no usable client certificate: {0}")]
+    Client(String),
 }
 
 impl HttpFetcher {
     /// Trusts what the system trusts.
     pub fn new() -> Self {
-        Self { roots: OnceLock::new(), proxy: None }
+        Self { roots: OnceLock::new(), client: None, proxy: None }
     }
 
     /// Trusts only these certificates, in PEM.
@@ -56,26 +66,41 @@ impl HttpFetcher {
         Ok(Self { roots: OnceLock::from(RootCerts::from(certificates)), ..self })
     }
 
-    /// Goes through this HTTP proxy, `http://host:port`.
-    pub fn with_proxy(self, address: &str) -> Result<Self, HttpFetcherError> {
-        let proxy = Proxy::new(address).map_err(|error| HttpFetcherError::Proxy(error.to_string()))?;
-        Ok(Self { proxy: Some(proxy), ..self })
+    /// Shows this certificate to a server that asks who fetches: the chain and its private key, both in PEM. The error
+    /// tells nothing of the key.
+    pub fn with_client_pem(self, chain: &[u8], key: &[u8]) -> Result<Self, HttpFetcherError> {
+        let client = |reason: &str| HttpFetcherError::Client(reason.into());
+        let certificates = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
+        let certificates = certificates.map_err(|error| client(&error.to_string()))?;
+        let private = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| client("the file holds no private key in PEM that is not encrypted"))?;
+        check_pair(certificates.clone(), private)?;
+        let chain: Vec<_> = certificates.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        let key = PrivateKey::from_pem(key).map_err(|_| client("the key is of no known form"))?;
+        Ok(Self { client: Some(ClientCert::new_with_certs(&chain, key)), ..self })
+    }
+
+    /// Goes through this proxy.
+    #[must_use]
+    pub fn with_proxy(self, proxy: Proxy) -> Self {
+        Self { proxy: Some(proxy), ..self }
     }
 
     /// An agent for one attempt: stopping the attempt shuts down all of it.
     fn agent(&self, request: &FetchRequest<'_>) -> Agent {
-        let secure = request.uri.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = TlsConfig::builder()
             .root_certs(self.roots.get_or_init(system_roots).clone())
+            .client_cert(self.client.clone())
             .unversioned_rustls_crypto_provider(provider)
             .build();
         Agent::config_builder()
             .tls_config(tls)
-            .proxy(self.proxy.clone())
-            .https_only(secure)
+            // Also when there is none: ureq would look into the environment.
+            .proxy(self.proxy.as_ref().map(Proxy::connector))
             .http_status_as_error(false)
-            .max_redirects(MAX_REDIRECTS)
+            // `Exchange` follows them, and looks at each one.
+            .max_redirects(0)
             .user_agent(concat!("iotdm/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(RESOLVE_LIMIT))
             .timeout_connect(Some(CONNECT_LIMIT))
@@ -95,7 +120,7 @@ impl Default for HttpFetcher {
 
 impl fmt::Debug for HttpFetcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpFetcher").field("proxy", &self.proxy.is_some()).finish_non_exhaustive()
+        f.debug_struct("HttpFetcher").field("proxy", &self.proxy).finish_non_exhaustive()
     }
 }
 
@@ -109,7 +134,7 @@ impl Fetcher for HttpFetcher {
         sink: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<(), FetchError> {
         let agent = self.agent(request);
-        let transfer = Transfer {
+        let exchange = Exchange {
             agent: agent.clone(),
             uri: request.uri.to_owned(),
             resume: request.resume.map(|resume| (resume.from, resume.validator.to_owned())),
@@ -117,7 +142,7 @@ impl Fetcher for HttpFetcher {
         let (sender, receiver) = sync_channel(EVENTS_AHEAD);
         thread::Builder::new()
             .name("firmware-fetch".into())
-            .spawn(move || transfer.run(&sender))
+            .spawn(move || exchange.run(&sender))
             .map_err(|error| FetchError::Transport(format!("no thread for the transfer: {error}")))?;
         let result = forward(&receiver, request, sink);
         agent.shutdown();
@@ -149,118 +174,18 @@ fn forward(
     }
 }
 
-/// What the transfer's thread tells.
-enum Event {
-    Start { from: u64, total: Option<u64>, validator: Option<String> },
-    Bytes(Vec<u8>),
-    End(Result<(), FetchError>),
-}
-
-struct Transfer {
-    agent: Agent,
-    uri: String,
-    resume: Option<(u64, String)>,
-}
-
-impl Transfer {
-    fn run(&self, events: &SyncSender<Event>) {
-        let result = self.request().and_then(|response| self.pass_on(response, events));
-        // Nobody listens any more when the attempt was stopped.
-        let _ = events.send(Event::End(result));
-    }
-
-    fn request(&self) -> Result<Response<Body>, FetchError> {
-        // A byte range speaks of the encoded form: the plain one is asked for.
-        let mut request = self.agent.get(&self.uri).header(header::ACCEPT_ENCODING, "identity");
-        if let Some((from, validator)) = &self.resume {
-            request = request
-                .header(header::RANGE, format!("bytes={from}-"))
-                .header(header::IF_RANGE, validator.as_str());
-        }
-        request.call().map_err(classify)
-    }
-
-    fn pass_on(&self, response: Response<Body>, events: &SyncSender<Event>) -> Result<(), FetchError> {
-        let resume = self.resume.as_ref().map(|(from, validator)| Resume { from: *from, validator });
-        let start = start_of(response.status(), response.headers(), resume)?;
-        let send = |event| events.send(event).map_err(|_| FetchError::Stopped);
-        send(start)?;
-        let mut body = response.into_body().into_reader();
-        loop {
-            let mut bytes = vec![0; PIECE_BYTES];
-            match body.read(&mut bytes) {
-                Ok(0) => return Ok(()),
-                Ok(count) => {
-                    bytes.truncate(count);
-                    send(Event::Bytes(bytes))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(FetchError::Transport(error.to_string())),
-            }
-        }
-    }
-}
-
-/// What an answer means: 200 is the whole image, 206 the rest of it, and only if it begins where the part ends.
-fn start_of(
-    status: StatusCode,
-    headers: &HeaderMap,
-    resume: Option<Resume<'_>>,
-) -> Result<Event, FetchError> {
-    let validator = validator_of(headers);
-    match (status, resume) {
-        (StatusCode::OK, _) => {
-            let total = text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-            Ok(Event::Start { from: 0, total, validator })
-        }
-        (StatusCode::PARTIAL_CONTENT, Some(resume)) => {
-            let (from, total) = text(headers, header::CONTENT_RANGE)
-                .and_then(parse_content_range)
-                .ok_or_else(|| FetchError::NotResumable("the server's range cannot be read".into()))?;
-            // Servers exist that send a range and do not look at If-Range.
-            let other = validator.as_deref().is_some_and(|validator| validator != resume.validator);
-            if from != resume.from || other {
-                return Err(FetchError::NotResumable("the server's range is not the one asked for".into()));
-            }
-            Ok(Event::Start { from, total, validator: Some(resume.validator.to_owned()) })
-        }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
-            Err(FetchError::NotResumable("the server's image is shorter than what is here".into()))
-        }
-        _ => Err(FetchError::Status(status.as_u16())),
-    }
-}
-
-/// A weak entity tag names no bytes, and `If-Range` may not carry it (RFC 9110 §13.1.5).
-fn validator_of(headers: &HeaderMap) -> Option<String> {
-    let tag = text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
-    tag.or_else(|| text(headers, header::LAST_MODIFIED)).map(str::to_owned)
-}
-
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// `bytes 5-9/10` is (5, 10), `bytes 5-9/*` is (5, unknown).
-fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
-    let (from, _) = range.split_once('-')?;
-    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
-    Some((from.parse().ok()?, total))
-}
-
-fn classify(error: ureq::Error) -> FetchError {
-    use ureq::Error as E;
-    match error {
-        // The texts of these two hold the whole address, with its password and its signature.
-        E::RequireHttpsOnly(_) => FetchError::Unusable("it leads from https to http".into()),
-        E::BadUri(_) | E::Http(_) => {
-            FetchError::Unusable("it leads to an address that cannot be used".into())
-        }
-        E::TooManyRedirects | E::RedirectFailed => FetchError::Unusable(error.to_string()),
-        // Others may repeat what the server sent.
-        other => FetchError::Transport(other.to_string().chars().take(MAX_REASON_CHARS).collect()),
-    }
+/// ureq takes a pair as it comes and panics when it is used.
+fn check_pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<(), HttpFetcherError> {
+    let builder =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of both versions")
+            .with_root_certificates(rustls::RootCertStore::empty());
+    let checked = builder.with_client_auth_cert(chain, key);
+    checked.map(|_| ()).map_err(|error| HttpFetcherError::Client(error.to_string()))
 }
 
 fn system_roots() -> RootCerts {
@@ -270,12 +195,6 @@ fn system_roots() -> RootCerts {
     }
     RootCerts::from(loaded.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()))
 }
-
-/// How much is told of what went wrong.
-const MAX_REASON_CHARS: usize = 200;
-
-/// Redirects that are followed: object stores and mirrors use one or two.
-const MAX_REDIRECTS: u32 = 5;
 
 /// How long a name may take to be resolved.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(15);

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use iotdm_core::Firmware as Attribute;
+use iotdm_core::{Firmware as Attribute, UpdateStatus};
 use serde::{Deserialize, Serialize};
 
 use super::options::{FirmwareOptions, Verification};
-use super::verify::{ACCEPTED_FORMS, Verifier};
+use super::state::Fault;
+use super::verify::{ACCEPTED_FORMS, MINISIGN_COMMAND, Verifier};
 
 /// The image that `mgmt.firmware` describes, checked. Two images are the same when all of it is equal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,15 +20,18 @@ pub(super) struct Image {
 impl Image {
     /// The error is a message for the platform.
     pub(super) fn described_by(firmware: &Attribute, options: &FirmwareOptions) -> Result<Self, String> {
+        Self::judge(firmware, options).map_err(|fault| fault.reason)
+    }
+
+    /// [`described_by`](Self::described_by), with what a download that has begun ends with.
+    pub(super) fn judge(firmware: &Attribute, options: &FirmwareOptions) -> Result<Self, Fault> {
         let uri = firmware.uri.as_deref().map(str::trim).filter(|uri| !uri.is_empty());
-        let uri = uri.ok_or("uri: mgmt.firmware has none")?;
-        check_uri(uri, options.allow_file_uris)?;
-        let verifier = firmware.verifier.as_deref().map(str::trim).filter(|verifier| !verifier.is_empty());
-        let verifier = verifier.map(str::parse::<Verifier>).transpose().map_err(|error| error.to_string())?;
-        if verifier.is_none() && options.verification == Verification::Required {
-            return Err(format!("verifier: this device takes no image without one; use {ACCEPTED_FORMS}"));
-        }
-        Ok(Self { uri: uri.to_owned(), verifier, version: firmware.version.clone() })
+        let uri = uri.ok_or_else(|| "uri: mgmt.firmware has none".to_owned());
+        let uri = uri.and_then(|uri| check_uri(uri, options.allow_file_uris).map(|()| uri.to_owned()));
+        let uri = uri.map_err(|reason| Fault::new(UpdateStatus::InvalidUri, reason))?;
+        let verifier = verifier(firmware, options)
+            .map_err(|reason| Fault::new(UpdateStatus::VerificationFailed, reason))?;
+        Ok(Self { uri, verifier, version: firmware.version.clone() })
     }
 
     /// Where the image is, without what may be secret: a user's password, a signed query.
@@ -42,6 +46,29 @@ impl Image {
             None => place.to_owned(),
         }
     }
+}
+
+fn verifier(firmware: &Attribute, options: &FirmwareOptions) -> Result<Option<Verifier>, String> {
+    let text = firmware.verifier.as_deref().map(str::trim).filter(|verifier| !verifier.is_empty());
+    let verifier = text.map(str::parse::<Verifier>).transpose().map_err(|error| error.to_string())?;
+    let problem = match (&verifier, options.verification) {
+        (Some(Verifier::Minisign(_)), _) if options.public_keys.is_empty() => {
+            "this device has no public key to check a signature with".to_owned()
+        }
+        (Some(Verifier::Minisign(signature)), _) if !signature.is_known_to(&options.public_keys) => {
+            let known: Vec<String> = options.public_keys.iter().map(|key| key.id()).collect();
+            format!("signed by key {}; this device knows {}", signature.key_id(), known.join(", "))
+        }
+        (Some(Verifier::Minisign(_)), _) => return Ok(verifier),
+        (_, Verification::Signed) => {
+            format!("this device takes only signed images; make the signature with: {MINISIGN_COMMAND}")
+        }
+        (None, Verification::Required) => {
+            format!("this device takes no image without one; use {ACCEPTED_FORMS}")
+        }
+        (Some(_), _) | (None, Verification::IfGiven) => return Ok(verifier),
+    };
+    Err(format!("verifier: {problem}"))
 }
 
 /// The path of a `file:` URI, as it stands: percent signs mean themselves.
@@ -74,6 +101,7 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use super::super::verify::signed::{KEY, OTHER_KEY, signed as signed_by_key, signed_as_legacy};
     use super::*;
 
     fn described(uri: &str, verifier: Option<&str>, options: &FirmwareOptions) -> Result<Image, String> {
@@ -128,6 +156,36 @@ mod tests {
         assert!(described("http://h/x", Some(""), &lenient()).unwrap().verifier.is_none());
         // One that is given and cannot be used is refused by every policy: leaving it out would hide the mistake.
         assert!(described("http://h/x", Some("crc:1"), &lenient()).is_err());
+    }
+
+    #[test]
+    fn where_signatures_are_required_only_one_by_a_known_key_is_taken() {
+        let key = |text: &str| vec![text.parse().unwrap()];
+        let signed = |keys| FirmwareOptions {
+            verification: Verification::Signed,
+            public_keys: keys,
+            ..FirmwareOptions::new("/staging")
+        };
+        let checksum = "a".repeat(64);
+        for (verifier, keys, reason) in [
+            (None, key(KEY), "takes only signed images; make the signature with: minisign -S -m IMAGE"),
+            (Some(checksum.clone()), key(KEY), "takes only signed images"),
+            (Some(signed_as_legacy()), key(KEY), "the whole image in memory"),
+            (
+                Some(signed_by_key()),
+                key(OTHER_KEY),
+                "signed by key 46ACB296E4172022; this device knows DA0FCAD8539B474D",
+            ),
+        ] {
+            let message = described("http://h/x", verifier.as_deref(), &signed(keys)).unwrap_err();
+            assert!(message.starts_with("verifier: ") && message.contains(reason), "{message}");
+        }
+        assert!(described("http://h/x", Some(&signed_by_key()), &signed(key(KEY))).is_ok());
+        // Beside keys a checksum is enough where the policy says so; a signature never goes unchecked.
+        let either = FirmwareOptions { public_keys: key(KEY), ..FirmwareOptions::new("/staging") };
+        assert!(described("http://h/x", Some(&checksum), &either).is_ok());
+        let message = described("http://h/x", Some(&signed_by_key()), &lenient()).unwrap_err();
+        assert!(message.contains("no public key"), "{message}");
     }
 
     #[test]

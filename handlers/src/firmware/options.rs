@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::verify::PublicKey;
+
 /// How this device fetches and installs firmware.
 #[derive(Clone)]
 pub struct FirmwareOptions {
@@ -12,6 +14,8 @@ pub struct FirmwareOptions {
     pub staging: PathBuf,
     /// Whether an image needs a verifier.
     pub verification: Verification,
+    /// Keys that may vouch for images. Without one no signature is taken.
+    pub public_keys: Vec<PublicKey>,
     /// Largest image that is fetched, in bytes.
     pub max_image_bytes: u64,
     /// Whether `file://` addresses are taken: for tests and for devices that get images on a medium.
@@ -39,6 +43,9 @@ pub enum Verification {
     Required,
     /// An image without a verifier is taken as it comes.
     IfGiven,
+    /// A download without a signature by one of [`FirmwareOptions::public_keys`] is answered 400: whoever may describe an
+    /// image to the platform can make a checksum, but not that.
+    Signed,
 }
 
 /// How an image is installed.
@@ -71,6 +78,7 @@ impl FirmwareOptions {
         Self {
             staging: staging.into(),
             verification: Verification::Required,
+            public_keys: Vec::new(),
             max_image_bytes: DEFAULT_MAX_IMAGE_BYTES,
             allow_file_uris: false,
             fruitless_attempts: DEFAULT_FRUITLESS_ATTEMPTS,
@@ -101,6 +109,7 @@ impl fmt::Debug for FirmwareOptions {
         f.debug_struct("FirmwareOptions")
             .field("staging", &self.staging)
             .field("verification", &self.verification)
+            .field("public_keys", &self.public_keys)
             .field("max_image_bytes", &self.max_image_bytes)
             .field("allow_file_uris", &self.allow_file_uris)
             .field("install", &self.install)
@@ -118,6 +127,9 @@ pub enum FirmwareOptionsError {
     /// The image's path is handed to the install command as an argument, which is text.
     #[error("the staging folder {0:?} has to be an absolute path in UTF-8")]
     Staging(PathBuf),
+    /// Signatures are required, and there is no key that could have made one.
+    #[error("signatures are required and there is no public key")]
+    NoPublicKey,
     /// A limit of zero lets nothing through.
     #[error("{0} has to be more than zero")]
     Zero(&'static str),
@@ -127,6 +139,9 @@ impl FirmwareOptions {
     pub(super) fn check(&self) -> Result<(), FirmwareOptionsError> {
         if !self.staging.is_absolute() || self.staging.to_str().is_none() {
             return Err(FirmwareOptionsError::Staging(self.staging.clone()));
+        }
+        if self.verification == Verification::Signed && self.public_keys.is_empty() {
+            return Err(FirmwareOptionsError::NoPublicKey);
         }
         let zeroes = [
             ("max_image_bytes", self.max_image_bytes == 0),
@@ -177,6 +192,8 @@ mod tests {
         assert_eq!(with(&[]).check(), Err(FirmwareOptionsError::Program("install")));
         assert_eq!(with(&["install"]).check(), Err(FirmwareOptionsError::Program("install")));
         assert!(matches!(FirmwareOptions::new("staging").check(), Err(FirmwareOptionsError::Staging(_))));
+        let keyless = FirmwareOptions { verification: Verification::Signed, ..good.clone() };
+        assert_eq!(keyless.check(), Err(FirmwareOptionsError::NoPublicKey));
         let zero = FirmwareOptions { max_image_bytes: 0, ..good };
         assert_eq!(zero.check(), Err(FirmwareOptionsError::Zero("max_image_bytes")));
     }

@@ -31,6 +31,12 @@ pub(super) struct Record {
     pub(super) validator: Option<String>,
     /// How long the whole image is, once the server has told.
     pub(super) total: Option<u64>,
+    /// How much of the part was synced: all that a power cut leaves for certain.
+    #[serde(default)]
+    pub(super) synced: u64,
+    /// The boot in which the part was last written. In another one only `synced` bytes of it can be trusted.
+    #[serde(default)]
+    pub(super) boot_id: Option<String>,
 }
 
 /// The install command ended well, and a restart is to put the image to use.
@@ -90,15 +96,23 @@ impl Staging {
         remove(&self.image())?;
         // The old files are gone for good before the record speaks of other ones.
         self.sync()?;
-        let record = Record { image: image.clone(), validator: None, total: None };
+        let record = Record { image: image.clone(), validator: None, total: None, synced: 0, boot_id: None };
         self.write_record(&record)?;
         Ok(record)
     }
 
-    /// The part, open for appending, and how long it is.
-    pub(super) fn open_part(&self) -> io::Result<(File, u64)> {
+    /// The part, open for appending, and how long it is. What an earlier boot wrote and did not sync is cut off: after
+    /// a power cut it has the right length and may be zeroes.
+    pub(super) fn open_part(&self, record: &mut Record, boot_id: &str) -> io::Result<(File, u64)> {
         let file = own().append(true).create(true).open(self.part())?;
-        let length = file.metadata()?.len();
+        let mut length = file.metadata()?.len();
+        if record.boot_id.as_deref() != Some(boot_id) {
+            length = length.min(record.synced);
+            file.set_len(length)?;
+            file.sync_all()?;
+            record.boot_id = Some(boot_id.to_owned());
+            self.write_record(record)?;
+        }
         Ok((file, length))
     }
 
@@ -222,8 +236,8 @@ mod tests {
     fn what_is_staged_is_closed_to_others() {
         let home = tempfile::tempdir().unwrap();
         let staging = Staging::new(home.path().join("a/b"));
-        staging.begin(&image()).unwrap();
-        staging.open_part().unwrap();
+        let mut record = staging.begin(&image()).unwrap();
+        staging.open_part(&mut record, "boot-1").unwrap();
         assert_eq!(mode(&staging.folder), 0o700);
         assert_eq!((mode(&staging.part()), mode(&staging.record_path())), (0o600, 0o600));
     }
@@ -241,6 +255,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_what_an_earlier_boot_wrote_only_what_was_synced_is_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let staging = Staging::new(home.path().join("staging"));
+        let mut record = staging.begin(&image()).unwrap();
+        let (mut part, length) = staging.open_part(&mut record, "boot-1").unwrap();
+        assert_eq!(length, 0);
+        part.write_all(&[1; 50]).unwrap();
+        record.synced = 30;
+        staging.write_record(&record).unwrap();
+        assert_eq!(staging.open_part(&mut record, "boot-1").unwrap().1, 50, "the process died, nothing else");
+        assert_eq!(staging.open_part(&mut record, "boot-2").unwrap().1, 30);
+        assert_eq!(fs::read(staging.part()).unwrap(), [1; 30]);
+        assert_eq!(staging.record().unwrap().boot_id.as_deref(), Some("boot-2"));
+    }
+
+    /// A record of an agent that wrote neither.
+    #[test]
+    fn a_record_without_what_was_synced_is_read_and_trusts_nothing() {
+        let text = json!({"image": image(), "validator": "\"one\"", "total": 100});
+        let record: Record = serde_json::from_value(text).unwrap();
+        assert_eq!((record.synced, record.boot_id), (0, None));
+    }
+
     /// Left there by whoever could write there before.
     #[test]
     fn a_planted_link_is_neither_written_through_nor_taken_for_an_image() {
@@ -248,10 +286,10 @@ mod tests {
         let victim = home.path().join("victim");
         fs::write(&victim, "precious").unwrap();
         let staging = Staging::new(home.path().join("staging"));
-        let record = staging.begin(&image()).unwrap();
+        let mut record = staging.begin(&image()).unwrap();
 
         symlink(&victim, staging.part()).unwrap();
-        assert!(staging.open_part().is_err());
+        assert!(staging.open_part(&mut record, "boot-1").is_err());
         symlink(&victim, staging.record_path().with_extension("tmp")).unwrap();
         staging.write_record(&record).unwrap();
         symlink(&victim, staging.image()).unwrap();

@@ -144,6 +144,10 @@ struct ServerState {
     image: Vec<u8>,
     tag: String,
     announces_length: bool,
+    /// What it says instead of the image's length.
+    announced: Option<u64>,
+    names_image: bool,
+    piece_bytes: usize,
     troubles: VecDeque<Trouble>,
     always: Option<Trouble>,
     /// Where each attempt wanted to go on.
@@ -165,6 +169,9 @@ impl Default for FakeServer {
             image: image(),
             tag: "\"one\"".into(),
             announces_length: true,
+            announced: None,
+            names_image: true,
+            piece_bytes: 10,
             troubles: VecDeque::new(),
             always: None,
             requests: Vec::new(),
@@ -192,6 +199,21 @@ impl FakeServer {
         self.state.lock().unwrap().announces_length = false;
     }
 
+    /// Says that the image has so many bytes.
+    pub(super) fn announce(&self, bytes: u64) {
+        self.state.lock().unwrap().announced = Some(bytes);
+    }
+
+    /// Sends pieces of so many bytes.
+    pub(super) fn pieces_of(&self, bytes: usize) {
+        self.state.lock().unwrap().piece_bytes = bytes;
+    }
+
+    /// Gives the image no name by which it could be resumed.
+    pub(super) fn hide_tag(&self) {
+        self.state.lock().unwrap().names_image = false;
+    }
+
     pub(super) fn requests(&self) -> Vec<u64> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -203,11 +225,13 @@ impl Fetcher for FakeServer {
         request: &FetchRequest<'_>,
         sink: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<(), FetchError> {
-        let (image, tag, announces, trouble) = {
+        let (image, tag, total, named, piece_bytes, trouble) = {
             let mut state = self.state.lock().unwrap();
             state.requests.push(request.resume.map_or(0, |resume| resume.from));
             let trouble = state.troubles.pop_front().or(state.always.clone());
-            (state.image.clone(), state.tag.clone(), state.announces_length, trouble)
+            let length = state.announced.unwrap_or(state.image.len() as u64);
+            let total = state.announces_length.then_some(length);
+            (state.image.clone(), state.tag.clone(), total, state.names_image, state.piece_bytes, trouble)
         };
         let cut = match trouble {
             Some(Trouble::Error(error)) => return Err(error),
@@ -225,9 +249,8 @@ impl Fetcher for FakeServer {
             ControlFlow::Continue(()) if !request.cancellation.is_cancelled() => Ok(()),
             _ => Err(FetchError::Stopped),
         };
-        let total = announces.then_some(image.len() as u64);
-        give(Piece::Start { from, total, validator: Some(tag) })?;
-        for (index, bytes) in image[from as usize..].chunks(10).enumerate() {
+        give(Piece::Start { from, total, validator: named.then_some(tag) })?;
+        for (index, bytes) in image[from as usize..].chunks(piece_bytes).enumerate() {
             if cut == Some(index) {
                 return Err(FetchError::Transport("cut".into()));
             }

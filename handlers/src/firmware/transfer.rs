@@ -1,9 +1,9 @@
 //! One attempt to fetch an image into its part file, on a thread that may block.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::fetch::{FetchError, FetchRequest, Piece, Resume, fetch_file};
 use super::image::{Image, file_path};
+use super::pace::Pace;
 use super::staging::Record;
 use super::state::Fault;
 
@@ -22,6 +23,39 @@ pub(super) struct Attempt {
     pub(super) cx: Context,
     pub(super) image: Image,
     pub(super) stop: CancellationToken,
+    pub(super) told: Arc<Told>,
+}
+
+/// When a line was last logged, over all attempts: a server that cuts each one must not fill the log.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    attempt: Mutex<Option<Duration>>,
+    progress: Mutex<Option<Duration>>,
+    pause: Mutex<Option<Duration>>,
+}
+
+impl Told {
+    /// Whether a line about a pause is due.
+    pub(super) fn pause_is_due(&self, uptime: Duration) -> bool {
+        is_due(&self.pause, uptime)
+    }
+
+    fn attempt_is_due(&self, uptime: Duration) -> bool {
+        is_due(&self.attempt, uptime)
+    }
+
+    fn progress_is_due(&self, uptime: Duration) -> bool {
+        is_due(&self.progress, uptime)
+    }
+}
+
+fn is_due(last: &Mutex<Option<Duration>>, uptime: Duration) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = last.is_none_or(|last| uptime >= last + LOG_INTERVAL);
+    if due {
+        *last = Some(uptime);
+    }
+    due
 }
 
 /// What came of it.
@@ -40,6 +74,8 @@ pub(super) enum End {
     Complete,
     /// Another attempt may bring the rest.
     Lost(String),
+    /// As [`Lost`](Self::Lost), and the server asks for this pause.
+    Busy(String, Duration),
     /// Another attempt may bring it, from the first byte.
     StartOver(String),
     /// It was to stop.
@@ -57,8 +93,10 @@ impl Attempt {
     }
 
     fn open(&self) -> Result<Intake<'_>, Fault> {
-        let record = self.shared.staging.begin(&self.image).map_err(storage)?;
-        let (file, length) = self.shared.staging.open_part().map_err(storage)?;
+        let staging = &self.shared.staging;
+        let mut record = staging.begin(&self.image).map_err(storage)?;
+        let boot_id = self.cx.system().boot_id().0;
+        let (file, length) = staging.open_part(&mut record, &boot_id).map_err(storage)?;
         let total = record.total;
         Ok(Intake {
             attempt: self,
@@ -68,7 +106,7 @@ impl Attempt {
             total,
             resumed: false,
             end: None,
-            due: Duration::ZERO,
+            pace: self.shared.options.bytes_per_second.map(Pace::new),
         })
     }
 
@@ -103,8 +141,7 @@ struct Intake<'a> {
     resumed: bool,
     /// Why nothing more is taken.
     end: Option<End>,
-    /// When to log next, by the time since boot.
-    due: Duration,
+    pace: Option<Pace>,
 }
 
 impl Intake<'_> {
@@ -128,14 +165,16 @@ impl Intake<'_> {
             // The part is empty before the record names other bytes: a crash in between resumes nothing.
             self.file.set_len(0).and_then(|()| self.file.sync_all()).map_err(stored)?;
             self.length = 0;
-            self.record = Record { validator, total, ..self.record.clone() };
+            self.record = Record { validator, total, synced: 0, ..self.record.clone() };
             self.attempt.shared.staging.write_record(&self.record).map_err(stored)?;
         } else if from != self.length {
             return Err(End::StartOver("the transfer does not go on where the part ends".into()));
         }
         self.resumed = from > 0;
         self.total = total.or(if from > 0 { self.total } else { None });
-        tracing::info!(image = self.attempt.image.place(), from, total, "firmware: fetching");
+        if self.attempt.told.attempt_is_due(self.uptime()) {
+            tracing::info!(image = self.attempt.image.place(), from, total, "firmware: fetching");
+        }
         Ok(())
     }
 
@@ -168,19 +207,38 @@ impl Intake<'_> {
         }
         self.file.write_all(bytes).map_err(stored)?;
         self.length = length;
+        if self.length - self.record.synced >= SYNC_INTERVAL_BYTES {
+            self.sync().map_err(stored)?;
+        }
         self.tell();
-        self.attempt.pace(bytes.len() as u64)
+        let uptime = self.uptime();
+        match &mut self.pace {
+            Some(pace) => self.attempt.rest(pace.pause(bytes.len() as u64, uptime)),
+            None => Ok(()),
+        }
+    }
+
+    /// What is here need not be fetched again after a power cut.
+    fn sync(&mut self) -> io::Result<()> {
+        if self.record.synced == self.length {
+            return Ok(());
+        }
+        self.file.sync_all()?;
+        self.record.synced = self.length;
+        self.attempt.shared.staging.write_record(&self.record)
+    }
+
+    fn uptime(&self) -> Duration {
+        self.attempt.cx.system().uptime()
     }
 
     fn tell(&mut self) {
         if let Some(on_progress) = &self.attempt.shared.options.on_progress {
             on_progress(self.length, self.total);
         }
-        let uptime = self.attempt.cx.system().uptime();
-        if uptime < self.due {
+        if !self.attempt.told.progress_is_due(self.uptime()) {
             return;
         }
-        self.due = uptime + LOG_INTERVAL;
         let percent = self.total.filter(|total| *total > 0).map(|total| self.length * 100 / total);
         tracing::info!(bytes = self.length, percent, "firmware: fetching");
     }
@@ -190,8 +248,8 @@ impl Intake<'_> {
             Some(end) => end,
             None => ending(result, self.length, self.total),
         };
-        // Also after a break: what is here need not be fetched again after a power cut.
-        if let Err(error) = self.file.sync_all()
+        // Also after a break.
+        if let Err(error) = self.sync()
             && end == End::Complete
         {
             end = stored(error);
@@ -201,10 +259,8 @@ impl Intake<'_> {
 }
 
 impl Attempt {
-    /// Waits as long as these bytes may take at the highest rate.
-    fn pace(&self, bytes: u64) -> Result<(), End> {
-        let Some(rate) = self.shared.options.bytes_per_second else { return Ok(()) };
-        let mut left = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
+    /// Sleeps in slices.
+    fn rest(&self, mut left: Duration) -> Result<(), End> {
         while !left.is_zero() {
             if self.stop.is_cancelled() {
                 return Err(End::Stopped);
@@ -226,6 +282,7 @@ fn ending(result: Result<(), FetchError>, length: u64, total: Option<u64>) -> En
         Err(FetchError::Stopped) => End::Stopped,
         Err(FetchError::NotResumable(reason)) => End::StartOver(reason),
         Err(FetchError::Transport(reason)) => End::Lost(reason),
+        Err(FetchError::Busy { retry_after, .. }) => End::Busy(BUSY.into(), retry_after),
         // Timeout, too early, too many requests, and the server's own troubles pass.
         Err(error @ FetchError::Status(408 | 425 | 429 | 500..=599)) => End::Lost(error.to_string()),
         Err(error @ (FetchError::Status(_) | FetchError::Unusable(_))) => {
@@ -251,8 +308,14 @@ fn too_large(length: u64, limit: u64) -> End {
 /// Left free on the storage, in bytes: records, markers and the file system's own needs.
 const SPARE_BYTES: u64 = 1024 * 1024;
 
-/// How often progress is logged.
+/// How often progress is logged, and how often that an attempt begins or has failed.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How much is written between two syncs, in bytes: what a power cut costs at most. Flash takes it in seconds.
+const SYNC_INTERVAL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What is said of an attempt that the server put off.
+const BUSY: &str = "the server is busy";
 
 /// Longest sleep while the rate is kept down; the token is looked at in between.
 const PACE_SLICE: Duration = Duration::from_millis(200);

@@ -10,23 +10,46 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};
 use tokio_util::sync::CancellationToken;
 
-/// The checksum in `mgmt.firmware.verifier`. The protocol names no algorithm (`docs/protocol.md` §6.3): SHA-256 and
-/// SHA-512 are taken, with a prefix or recognised by their length. MD5 and SHA-1 are refused: images that share one of
-/// those can be made to order, so that it proves nothing about who made the image.
+mod signature;
+
+pub(super) use signature::Signature;
+#[cfg(test)]
+pub(super) use signature::tests as signed;
+pub use signature::{PublicKey, PublicKeyError};
+
+/// What `mgmt.firmware.verifier` says: a checksum, or a signature. The protocol names no algorithm (`docs/protocol.md`
+/// §6.3): SHA-256 and SHA-512 are taken, with a prefix or recognised by their length. MD5 and SHA-1 are refused: images
+/// that share one of those can be made to order, so that it proves nothing about who made the image.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(super) enum Verifier {
     Sha256(Vec<u8>),
     Sha512(Vec<u8>),
+    Minisign(Signature),
 }
 
 impl Verifier {
-    /// Reads the whole file, in constant memory, and compares.
-    pub(super) fn check(&self, file: &Path, stop: &CancellationToken) -> io::Result<Verdict> {
-        match self {
-            Self::Sha256(expected) => compare::<Sha256>(expected, file, stop),
-            Self::Sha512(expected) => compare::<Sha512>(expected, file, stop),
-        }
+    /// Reads the whole file, in constant memory, and compares. A signature needs one of the keys, and if what it says
+    /// of itself names a version, that one.
+    pub(super) fn check(
+        &self,
+        file: &Path,
+        keys: &[PublicKey],
+        version: Option<&str>,
+        stop: &CancellationToken,
+    ) -> io::Result<Verdict> {
+        let is_genuine = match self {
+            Self::Sha256(expected) => digest::<Sha256>(file, stop)?.map(|digest| digest == *expected),
+            Self::Sha512(expected) => digest::<Sha512>(file, stop)?.map(|digest| digest == *expected),
+            Self::Minisign(signature) => {
+                signature.check(keys, version, |take| read_through(file, stop, take))?
+            }
+        };
+        Ok(match is_genuine {
+            Some(true) => Verdict::Genuine,
+            Some(false) => Verdict::Different,
+            None => Verdict::Stopped,
+        })
     }
 }
 
@@ -46,6 +69,8 @@ pub(super) enum VerifierError {
     TooWeak(&'static str),
     #[error("verifier: expected {ACCEPTED_FORMS}")]
     Unknown,
+    #[error("verifier: {0}; make it with: {MINISIGN_COMMAND}")]
+    Signature(&'static str),
 }
 
 impl FromStr for Verifier {
@@ -61,6 +86,7 @@ impl FromStr for Verifier {
             "sha1" | "sha-1" => Err(VerifierError::TooWeak("SHA-1")),
             "sha256" | "sha-256" => bytes_of(digits, SHA256_BYTES).map(Self::Sha256),
             "sha512" | "sha-512" => bytes_of(digits, SHA512_BYTES).map(Self::Sha512),
+            "minisign" => digits.parse().map(Self::Minisign),
             _ => Err(VerifierError::Unknown),
         }
     }
@@ -85,6 +111,7 @@ impl fmt::Display for Verifier {
         let (name, bytes) = match self {
             Self::Sha256(bytes) => ("sha256", bytes),
             Self::Sha512(bytes) => ("sha512", bytes),
+            Self::Minisign(signature) => return write!(f, "minisign:{signature}"),
         };
         write!(f, "{name}:")?;
         bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -118,27 +145,35 @@ fn bytes_of(digits: &str, length: usize) -> Result<Vec<u8>, VerifierError> {
     Ok(digits.as_bytes().chunks_exact(2).map(byte).collect())
 }
 
-fn compare<D: Digest>(expected: &[u8], file: &Path, stop: &CancellationToken) -> io::Result<Verdict> {
-    let mut file = File::open(file)?;
+/// The file's digest; none when it was to stop.
+fn digest<D: Digest>(file: &Path, stop: &CancellationToken) -> io::Result<Option<Vec<u8>>> {
     let mut digest = D::new();
+    let is_read = read_through(file, stop, &mut |bytes| digest.update(bytes))?;
+    Ok(is_read.then(|| digest.finalize().to_vec()))
+}
+
+/// Gives out the file from its begin to its end; whether it came there, and was not to stop before.
+fn read_through(file: &Path, stop: &CancellationToken, take: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
+    let mut file = File::open(file)?;
     let mut buffer = vec![0; READ_BYTES];
     loop {
         if stop.is_cancelled() {
-            return Ok(Verdict::Stopped);
+            return Ok(false);
         }
         match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => digest.update(&buffer[..count]),
+            Ok(0) => return Ok(true),
+            Ok(count) => take(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(if digest.finalize().as_slice() == expected { Verdict::Genuine } else { Verdict::Different })
 }
 
 /// What the platform may send; part of every refusal of a verifier.
-pub(super) const ACCEPTED_FORMS: &str =
-    "sha256:<64 hexadecimal digits>, sha512:<128 hexadecimal digits>, or only the digits";
+pub(super) const ACCEPTED_FORMS: &str = "sha256:<64 hexadecimal digits>, sha512:<128 hexadecimal digits>, only the digits, or minisign:<signature>";
+
+/// Makes a signature that can be used, for the image in the file `IMAGE`.
+pub(super) const MINISIGN_COMMAND: &str = "minisign -S -m IMAGE && echo minisign:$(base64 -w0 IMAGE.minisig)";
 
 const SHA256_BYTES: usize = 32;
 const SHA512_BYTES: usize = 64;
@@ -195,7 +230,8 @@ mod tests {
         let check = |bytes: &[u8]| {
             let file = folder.path().join("image");
             std::fs::write(&file, bytes).unwrap();
-            ABC.parse::<Verifier>().unwrap().check(&file, &CancellationToken::new()).unwrap()
+            let verifier: Verifier = ABC.parse().unwrap();
+            verifier.check(&file, &[], None, &CancellationToken::new()).unwrap()
         };
         assert_eq!(check(b"abc"), Verdict::Genuine);
         assert_eq!(check(b"abd"), Verdict::Different);
@@ -207,7 +243,7 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let file = tempfile::NamedTempFile::new().unwrap();
-        let verdict = ABC.parse::<Verifier>().unwrap().check(file.path(), &stop).unwrap();
+        let verdict = ABC.parse::<Verifier>().unwrap().check(file.path(), &[], None, &stop).unwrap();
         assert_eq!(verdict, Verdict::Stopped);
     }
 }

@@ -8,6 +8,7 @@ mod counts;
 mod crashes;
 mod diagnostics;
 mod disagreements;
+mod firmware_download;
 mod histories;
 mod own_action;
 mod product;

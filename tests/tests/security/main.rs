@@ -4,4 +4,5 @@
 mod bench;
 mod downloads;
 mod floods;
+mod images;
 mod tls;

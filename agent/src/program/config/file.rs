@@ -10,9 +10,10 @@ use super::attributes::{Attribute, Place};
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
-    Budget, Command, FactsInterval, FilePath, Host, ImageBytes, KeepAlive, Kept, KeptBytes, LateChoice,
-    Lifetime, NameText, Outbox, Pending, Percent, Port, Running, ShutdownGrace, Span, UploadBytes,
-    UploadLimit, VariableName, Whole,
+    Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
+    Kept, KeptBytes, LateChoice, Lifetime, NameText, Outbox, Pending, Percent, Port, ProxyText,
+    PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, VariableName,
+    Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -127,12 +128,23 @@ pub(super) struct Firmware {
     pub(super) install_command: Command,
     #[serde(default)]
     pub(super) restart_after_install: bool,
+    pub(super) verify: Option<Verify>,
     #[serde(default)]
-    pub(super) verify: Verify,
+    pub(super) public_keys: Vec<PublicKeyText>,
     pub(super) max_image_bytes: Option<Whole<ImageBytes>>,
     #[serde(default)]
     pub(super) allow_file_uri: bool,
     pub(super) ca_file: Option<FilePath>,
+    pub(super) client_certificate: Option<FilePath>,
+    pub(super) client_key: Option<FilePath>,
+    pub(super) proxy: Option<ProxyText>,
+    pub(super) proxy_credentials_file: Option<FilePath>,
+    pub(super) proxy_credentials_env: Option<CredentialsVariable>,
+    #[serde(default)]
+    pub(super) no_proxy: Vec<String>,
+    pub(super) bytes_per_second: Option<Whole<Rate>>,
+    pub(super) stall_limit: Option<Span<StallLimit>>,
+    pub(super) fruitless_attempts: Option<Whole<Attempts>>,
     pub(super) download_budget: Option<Span<Budget>>,
     pub(super) install_budget: Option<Span<Budget>>,
     #[serde(default)]

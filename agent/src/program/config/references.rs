@@ -45,6 +45,12 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(token))
 }
 
+/// A proxy's user and password out of a file that nobody else may read.
+pub(super) fn proxy_credentials(path: &Path, credentials: Option<&OsStr>) -> Result<Secret, String> {
+    let text = secret_text(path, credentials, MAX_TOKEN_BYTES, "the proxy's USER:PASSWORD")?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
 /// Certificates of authorities in PEM, each one checked to be of use.
 pub(super) fn authorities(path: &Path) -> Result<Vec<u8>, String> {
     let pem = certificates(path)?;

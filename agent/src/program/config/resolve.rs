@@ -14,6 +14,7 @@ use crate::program::logging::LogSettings;
 
 mod actions;
 mod diagnostics;
+mod firmware;
 mod json;
 mod scripts;
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::{Settings, Surroundings};
 
 mod attributes;
+mod firmware;
 mod mistakes;
 mod restarts;
 mod sample;

@@ -8,9 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use iotdm_core::{Late, Name, Route};
+use iotdm_handlers::firmware::PublicKey;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+mod images;
+
+pub(super) use images::ProxyChoice;
+use images::{credentials_variable, proxy, public_key};
 
 /// A kind of value and its range; durations in seconds.
 pub(super) trait Range {
@@ -66,6 +72,11 @@ ranges! {
     /// An answer is at most 128 KiB (`docs/protocol.md` §1.5), so that more could not be sent.
     OutputLimit: "an output limit in bytes", 1, 128 * 1024;
     ImageBytes: "an image size in bytes", 1, 64 * 1024 * MIB;
+    /// Below this a slow link would look like a fault of the server.
+    Rate: "a rate in bytes per second", 1024, 1024 * MIB;
+    /// Below five seconds a mobile link that changes its cell would be cut.
+    StallLimit: "a stall limit", 5, HOUR;
+    Attempts: "a number of attempts", 1, 10_000;
     RefuseAfter: "an age", 1, 365 * DAY;
     MinInterval: "a time between notifications", 1, DAY;
     /// It is held in memory, once as it is and once compressed.
@@ -225,6 +236,12 @@ texts! {
     FilePath(PathBuf): "a path in quotes", file_path;
     /// An environment variable's name.
     VariableName(String): "the name of an environment variable in quotes", variable_name;
+    /// A proxy's address, or `environment`.
+    ProxyText(ProxyChoice): "a proxy's address in quotes", proxy;
+    /// An environment variable with a proxy's user and password.
+    CredentialsVariable(String): "the name of an environment variable in quotes", credentials_variable;
+    /// A public key of minisign.
+    PublicKeyText(PublicKey): "a public key of minisign in quotes", public_key;
     /// A bundle or action id (`docs/protocol.md` §5.6).
     CustomId(String): "an id in quotes", custom_id;
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::fake::raw;
 use crate::firmware::Firmware;
+use crate::firmware::fetch::Resume;
 use crate::firmware::tests::{Rig, image, sha256};
 
 /// A server that gives each connection the next answer and then closes it, or holds it open after a [`HOLD`].
@@ -266,7 +267,93 @@ fn a_ca_file_needs_a_certificate() {
         let result = HttpFetcher::new().with_ca_pem(pem);
         assert!(matches!(result, Err(HttpFetcherError::Certificate(_))));
     }
-    assert!(matches!(HttpFetcher::new().with_proxy("no address"), Err(HttpFetcherError::Proxy(_))));
+}
+
+#[test]
+fn a_busy_server_is_told_with_the_pause_it_asks_for() {
+    for status in [429, 503] {
+        let server = Server::new(vec![answer(&format!("{status} X"), &["Retry-After: 120"], b"")]);
+        let busy = FetchError::Busy { status, retry_after: Duration::from_secs(120) };
+        assert_eq!(fetch(&server.uri(), None).1, Err(busy));
+        let server = Server::new(vec![answer(&format!("{status} X"), &["Retry-After: later"], b"")]);
+        assert_eq!(fetch(&server.uri(), None).1, Err(FetchError::Status(status)));
+    }
+    let server = Server::new(vec![answer("404 X", &["Retry-After: 120"], b"")]);
+    assert_eq!(fetch(&server.uri(), None).1, Err(FetchError::Status(404)));
+}
+
+/// A proxy that answers CONNECT as it is told and then plays the server behind it.
+fn proxy(connected: &'static str, behind: Vec<u8>) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, heads) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // Byte by byte: what follows the head is for the server behind.
+        for answer in [connected.as_bytes(), &behind] {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if std::io::Read::read(&mut stream, &mut byte).unwrap_or(0) == 0 {
+                    return;
+                }
+                head.push(byte[0]);
+            }
+            if sender.send(String::from_utf8(head).unwrap()).is_err() || stream.write_all(answer).is_err() {
+                return;
+            }
+        }
+    });
+    (address, heads)
+}
+
+fn fetch_through(proxy: Proxy, uri: &str) -> (Vec<u8>, Result<(), FetchError>) {
+    let cancellation = CancellationToken::new();
+    let stall_limit = Duration::from_secs(60);
+    let request = FetchRequest { uri, resume: None, stall_limit, cancellation: &cancellation };
+    let mut image = Vec::new();
+    let result = HttpFetcher::new().with_proxy(proxy).fetch(&request, &mut |piece| {
+        if let Piece::Bytes(bytes) = piece {
+            image.extend(bytes);
+        }
+        ControlFlow::Continue(())
+    });
+    (image, result)
+}
+
+#[test]
+fn a_proxy_is_asked_to_connect_and_gets_its_own_credentials_alone() {
+    let whole = answer("200 OK", &["Content-Length: 100"], &image());
+    let (address, heads) = proxy("HTTP/1.1 200 Connected\r\n\r\n", whole);
+    let proxy = Proxy::new(&address).unwrap().with_credentials("me:s3cr3t").unwrap();
+    // The name is the proxy's to resolve.
+    let (got, result) = fetch_through(proxy, "http://images.invalid:8080/image?token=1");
+    assert_eq!((got, result), (image(), Ok(())));
+    let (connect, get) = (heads.recv().unwrap(), heads.recv().unwrap());
+    assert!(connect.starts_with("CONNECT images.invalid:8080 HTTP/1.1\r\n"), "{connect}");
+    assert!(connect.contains("Proxy-Authorization: Basic bWU6czNjcjN0\r\n"), "{connect}");
+    assert!(get.starts_with("GET /image?token=1 HTTP/1.1\r\n"), "{get}");
+    assert!(!get.to_lowercase().contains("authorization"), "{get}");
+}
+
+#[test]
+fn a_proxy_that_refuses_is_a_transport_error_without_the_password() {
+    let (address, _heads) = proxy("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", Vec::new());
+    let proxy = Proxy::new(&address).unwrap().with_credentials("me:s3cr3t").unwrap();
+    let (_, result) = fetch_through(proxy, "http://images.invalid/");
+    let Err(FetchError::Transport(reason)) = result else { panic!("{result:?}") };
+    assert!(reason.contains("407") && !reason.contains("s3cr3t"), "{reason}");
+}
+
+#[test]
+fn a_host_that_is_left_out_is_reached_without_the_proxy() {
+    let server = Server::new(vec![answer("200 OK", &["Content-Length: 100"], &image())]);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::new(&format!("http://{nobody}")).unwrap();
+    let (_, result) = fetch_through(proxy.clone(), &server.uri());
+    assert!(matches!(result, Err(FetchError::Transport(_))), "nobody is there: {result:?}");
+    let (got, result) = fetch_through(proxy.except(["127.0.0.1"]).unwrap(), &server.uri());
+    assert_eq!((got, result), (image(), Ok(())));
 }
 
 /// The whole way: the connection is cut in the middle, and the rest comes by a second request.

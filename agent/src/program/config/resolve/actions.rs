@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
-use iotdm_core::{Action, Download, Route, Update};
+use iotdm_core::Route;
 
 use super::super::file;
 use super::super::values::{Command, FilePath};
-use super::super::{Actions, CommandLine, DiagnosticsAction, FirmwareAction};
+use super::super::{Actions, CommandLine, DiagnosticsAction};
 use super::{Resolver, can_be_found};
 
 impl Resolver<'_> {
@@ -24,43 +24,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn firmware(&mut self, section: file::Firmware, can_restart: bool) -> FirmwareAction {
-        if section.restart_after_install && !can_restart {
-            self.problem(
-                "actions.firmware.restart_after_install",
-                "needs a command to restart with; add an [actions.reboot] section",
-            );
-        }
-        let install_command = self.command("actions.firmware.install_command", section.install_command);
-        if !install_command.program.is_absolute() {
-            self.problem(
-                "actions.firmware.install_command",
-                format!(
-                    "{:?} is a name alone; write the program's path: no search decides what installs firmware",
-                    install_command.program
-                ),
-            );
-        }
-        if !install_command.args.iter().any(|argument| argument == "{image}") {
-            self.warnings.push(
-                "actions.firmware.install_command: no argument is \"{image}\": the program is not told where the image is"
-                    .into(),
-            );
-        }
-        FirmwareAction {
-            staging_dir: self.path(&section.staging_dir),
-            install_command,
-            restart_after_install: section.restart_after_install,
-            verify: section.verify,
-            max_image_bytes: section.max_image_bytes.map_or(DEFAULT_IMAGE_BYTES, |bytes| bytes.get()),
-            allow_file_uri: section.allow_file_uri,
-            ca_pem: self.authorities("actions.firmware.ca_file", section.ca_file.as_ref()),
-            download_budget: section.download_budget.map_or(Download::PERFORM_BUDGET, |budget| budget.get()),
-            install_budget: section.install_budget.map_or(Update::PERFORM_BUDGET, |budget| budget.get()),
-            late: section.late.0,
-        }
-    }
-
     /// A command with its program's path made whole. A name without a slash is left to `PATH`, as everywhere.
     pub(in crate::program::config) fn command(&mut self, key: &str, command: Command) -> CommandLine {
         let FilePath(written) = &command.program;
@@ -73,6 +36,3 @@ impl Resolver<'_> {
         CommandLine { program, args: command.args }
     }
 }
-
-/// 512 MiB: more than most images, less than most disks.
-const DEFAULT_IMAGE_BYTES: u64 = 512 * 1024 * 1024;

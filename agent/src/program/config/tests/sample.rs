@@ -9,15 +9,19 @@ use super::{Place, Settings, load};
 
 const SAMPLE: &str = include_str!("../../../../agent.toml");
 
-/// Switches on every key but those that exclude another: `except`, and, of the two ways to reset, one.
+/// Switches on every key but those that exclude another: of a file and a variable with the same secret, one; of the two
+/// ways to reset, one.
 fn switched_on(except: &str, reset: &[&str]) -> String {
+    let secrets = [format!("token_{except}"), format!("proxy_credentials_{except}")];
     let mut text = String::new();
     for line in SAMPLE.lines() {
         let key = line
             .strip_prefix('#')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
-        let excluded =
-            |key: &&str| key.starts_with(except) || reset.iter().any(|reset| key.starts_with(reset));
+        let excluded = |key: &&str| {
+            secrets.iter().any(|secret| key.starts_with(secret))
+                || reset.iter().any(|reset| key.starts_with(reset))
+        };
         text.push_str(key.filter(|key| !excluded(key)).unwrap_or(line));
         text.push('\n');
     }
@@ -35,7 +39,10 @@ fn load_switched_on(except: &str) -> Settings {
 }
 
 fn load_one_way(except: &str, reset: &[&str]) -> Settings {
-    let place = Place::with(&switched_on(except, reset)).variable("IOTDM_TOKEN", "t0k3n");
+    let place = Place::with(&switched_on(except, reset))
+        .variable("IOTDM_TOKEN", "t0k3n")
+        .variable("IOTDM_PROXY", "lamp-17:s3cr3t");
+    place.write("proxy-credentials", "lamp-17:s3cr3t\n", 0o600);
     place.write("token", "t0k3n\n", 0o600);
     std::fs::create_dir(place.path("scripts.d")).unwrap();
     place.write("device-key.pem", KEY, 0o600);
@@ -55,7 +62,7 @@ fn the_sample_is_good_as_it_ships_and_enables_nothing() {
 
 #[test]
 fn the_sample_is_good_with_every_key_switched_on() {
-    for except in ["token_env", "token_file"] {
+    for except in ["env", "file"] {
         let settings = load_switched_on(except);
         assert_eq!(settings.config.token.unwrap().expose(), "t0k3n");
         let actions = settings.actions;
@@ -68,14 +75,14 @@ fn the_sample_is_good_with_every_key_switched_on() {
 
 #[test]
 fn the_sample_refuses_late_reboots_and_resets() {
-    let actions = load_switched_on("token_env").actions;
+    let actions = load_switched_on("env").actions;
     let late = [actions.reboot.unwrap().late, actions.factory_reset.unwrap().late];
     assert_eq!(late, [Late::RefuseAfter(Duration::from_secs(900)); 2]);
 }
 
 #[test]
 fn the_sample_shows_the_defaults() {
-    let (shown, default) = (load_switched_on("token_env"), Place::with(SAMPLE).load().unwrap());
+    let (shown, default) = (load_switched_on("env"), Place::with(SAMPLE).load().unwrap());
     assert_eq!(shown.config.limits, default.config.limits);
     assert_eq!(shown.config.lifetime, default.config.lifetime);
     assert_eq!((shown.log, &shown.journal), (default.log, &default.journal));
@@ -89,14 +96,14 @@ fn the_sample_shows_the_defaults() {
 /// The other of the two ways.
 #[test]
 fn the_sample_is_good_with_a_reset_by_wiping() {
-    let action = load_one_way("token_env", &BY_WIPING).actions.factory_reset.unwrap();
+    let action = load_one_way("env", &BY_WIPING).actions.factory_reset.unwrap();
     let ResetMeans::Staged { wipe: Some(wipe), then: Some(_) } = action.means else { panic!("{action:?}") };
     assert_eq!(wipe.paths(), ["/var/lib/product", "/etc/product/user.conf"].map(std::path::Path::new));
 }
 
 #[test]
 fn the_sample_shows_the_actions_defaults() {
-    let shown = load_switched_on("token_env").actions;
+    let shown = load_switched_on("env").actions;
     let default = load(
         "[actions.reboot]\ncommand = [\"systemctl\", \"reboot\"]\n\
          [actions.factory_reset]\ncommand = [\"/usr/lib/iotdm-agent/factory-reset\"]\n\
@@ -127,7 +134,16 @@ fn the_sample_shows_the_actions_defaults() {
     };
     assert_eq!(rules(shown.clone()), rules(load(with_program).actions));
     let without_authorities = |action: Option<super::super::FirmwareAction>| {
-        format!("{:?}", super::super::FirmwareAction { ca_pem: None, ..action.unwrap() })
+        format!(
+            "{:?}",
+            super::super::FirmwareAction {
+                ca_pem: None,
+                client_pem: None,
+                proxy: None,
+                bytes_per_second: None,
+                ..action.unwrap()
+            }
+        )
     };
     assert_eq!(without_authorities(shown.firmware), without_authorities(default.firmware));
     let without_servers = |action: Option<super::super::DiagnosticsAction>| {
