@@ -9,8 +9,8 @@ use iotdm_agent::{Agent, BuildError, Builder};
 use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 use iotdm_handlers::firmware::{
-    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, InstallOptions,
-    Verification,
+    CommandInstaller, Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError,
+    InstallOptions, Verification,
 };
 use iotdm_handlers::{Diagnostics, Restarts, ScriptSpec, Scripts};
 
@@ -93,8 +93,10 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
     };
     let install = InstallOptions {
         time_limit: action.install_budget,
-        restart_after_install: action.restart_after_install,
-        ..InstallOptions::new(words(&action.install_command)?)
+        ..InstallOptions::new(CommandInstaller {
+            restart: action.restart_after_install,
+            ..CommandInstaller::new(words(&action.install_command)?)
+        })
     };
     let options = FirmwareOptions {
         verification: match action.verify {

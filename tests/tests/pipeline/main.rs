@@ -6,6 +6,7 @@ mod bounds;
 mod counts;
 mod crashes;
 mod disagreements;
+mod firmware_install;
 mod histories;
 mod product;
 mod refusals;
