@@ -46,6 +46,8 @@ impl Services for Threads {
 }
 
 fn context() -> Context {
+    // What a program wrote that failed is in the log, and nowhere else.
+    let _ = tracing_subscriber::fmt().with_test_writer().try_init();
     Context::new(ContextParts {
         req_id: Some(ReqId::from_text("r1")),
         subject: Subject::Connected,

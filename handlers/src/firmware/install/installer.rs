@@ -239,10 +239,15 @@ impl fmt::Debug for Job<'_> {
 
 /// The error of a program that ended badly. What it wrote stays on the device.
 pub(super) fn failed(what: &str, output: &ChildOutput) -> InstallError {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    tracing::warn!(exit = %output.exit, stderr = stderr.trim_end(), "firmware: {what} failed");
+    // Not every program keeps what it has to say for its standard error; SWUpdate does not.
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, error) = (stdout.trim_end(), stderr.trim_end());
+    tracing::warn!(exit = %output.exit, stdout = out, stderr = error, "firmware: {what} failed");
     let text = format!("{what} ended with {}", output.exit);
-    if output.exit == ChildExit::Status(EXIT_NO_ROOM) || stderr.contains(NO_SPACE_LEFT) {
+    if output.exit == ChildExit::Status(EXIT_NO_ROOM)
+        || stdout.contains(NO_SPACE_LEFT)
+        || stderr.contains(NO_SPACE_LEFT)
+    {
         return InstallError::NoRoom(text);
     }
     InstallError::Failed(text)

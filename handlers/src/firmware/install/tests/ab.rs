@@ -347,3 +347,16 @@ async fn swupdate_client_is_told_the_image_alone() {
     let image = rig.path("image");
     assert_eq!(rig.system.runs()[0].args, ["-e", "stable,main", image.to_str().unwrap()]);
 }
+
+/// SWUpdate 2022.12 says "SWUPDATE successful !" and ends with status 1 in one run of eight.
+#[tokio::test(start_paused = true)]
+async fn a_swupdate_that_contradicts_itself_is_asked_again_a_few_times() {
+    for (contradictions, installed) in [(1, true), (4, true), (5, false)] {
+        let mut rig = downloaded().await;
+        rig.installer(SwupdateInstaller { restart: false, ..SwupdateInstaller::new() });
+        for _ in 0..contradictions {
+            rig.system.next_run(Ok(output(1, "[INFO ] : SWUPDATE successful ! SWUPDATE successful !", "")));
+        }
+        assert_eq!(rig.perform(UPDATE).await.is_ok(), installed, "{contradictions}");
+    }
+}
