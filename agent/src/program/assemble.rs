@@ -1,5 +1,7 @@
 //! From settings to an agent: what the configuration enables is registered, and nothing else.
 
+mod install;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +11,7 @@ use iotdm_agent::{Agent, BuildError, Builder};
 use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 use iotdm_handlers::firmware::{
-    CommandInstaller, Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError,
-    InstallOptions, Verification,
+    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, Verification,
 };
 use iotdm_handlers::{Diagnostics, Restarts, ScriptSpec, Scripts};
 
@@ -91,13 +92,7 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
         None => HttpFetcher::new(),
         Some(pem) => HttpFetcher::new().with_ca_pem(pem)?,
     };
-    let install = InstallOptions {
-        time_limit: action.install_budget,
-        ..InstallOptions::new(CommandInstaller {
-            restart: action.restart_after_install,
-            ..CommandInstaller::new(words(&action.install_command)?)
-        })
-    };
+    let install = install::options(action)?;
     let options = FirmwareOptions {
         verification: match action.verify {
             Verify::Required => Verification::Required,
@@ -108,7 +103,9 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
         install: Some(install),
         ..FirmwareOptions::new(&action.staging_dir)
     };
-    let (late, download, install) = (action.late, action.download_budget, action.install_budget);
+    // Each start of the work has this long: for the installation, or for the judgement.
+    let install = action.install_budget.max(action.managed_within.unwrap_or_default());
+    let (late, download) = (action.late, action.download_budget);
     let builder = builder
         .with(Firmware::new(options, Arc::new(fetcher))?)
         .policy(Download::ROUTE, move |policy| *policy = Policy { late, perform_budget: download, ..*policy })
@@ -144,7 +141,7 @@ fn spec(script: &ScriptAction) -> ScriptSpec {
 }
 
 /// The program and its arguments in one list.
-fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError> {
+pub(super) fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError> {
     let program = command.program.to_str().ok_or_else(|| AssemblyError::NotText(command.program.clone()))?;
     Ok(std::iter::once(program.to_owned()).chain(command.args.iter().cloned()).collect())
 }

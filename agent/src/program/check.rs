@@ -4,7 +4,7 @@ use std::time::Duration;
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog};
 
-use super::config::{Actions, FirmwareAction, RestartAction, Settings, Verify, plain};
+use super::config::{Actions, FirmwareAction, FirmwareInstaller, RestartAction, Settings, Verify, plain};
 use super::logging::{Level, LogFormat};
 
 /// What `run` would do with these settings, in words. No secret is in it.
@@ -64,7 +64,7 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
                 image(firmware),
                 firmware.staging_dir.display(),
                 plain(firmware.download_budget),
-                firmware.install_command,
+                installer(firmware),
                 plain(firmware.install_budget),
                 if firmware.restart_after_install { ", then restart" } else { "" },
                 late(firmware.late)
@@ -157,5 +157,16 @@ fn level_name(level: Level) -> &'static str {
         Level::Info => "info",
         Level::Debug => "debug",
         Level::Trace => "trace",
+    }
+}
+
+fn installer(firmware: &FirmwareAction) -> String {
+    match &firmware.installer {
+        FirmwareInstaller::Command { install, .. } => install.to_string(),
+        FirmwareInstaller::Rauc { program } | FirmwareInstaller::Swupdate { program, .. } => {
+            format!("`{}`", program.display())
+        }
+        FirmwareInstaller::MenderModule { module, .. } => format!("the update module `{}`", module.display()),
+        FirmwareInstaller::File { target, .. } => format!("a swap of `{}`", target.display()),
     }
 }

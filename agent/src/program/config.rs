@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use iotdm_agent::Config;
 use iotdm_core::{Interrupted, Late};
+use serde_json::Value;
 
 use super::logging::LogSettings;
 pub(crate) use values::plain;
@@ -119,9 +120,13 @@ pub(crate) struct RestartAction {
 pub(crate) struct FirmwareAction {
     /// Where images are kept until they are installed.
     pub(crate) staging_dir: PathBuf,
-    pub(crate) install_command: CommandLine,
+    pub(crate) installer: FirmwareInstaller,
     /// Restarts as `reboot` does when the installation has succeeded.
     pub(crate) restart_after_install: bool,
+    /// Asked after the installation, and after the restart where there is one.
+    pub(crate) health_check: Option<CommandLine>,
+    /// How soon the device has to be managed after that.
+    pub(crate) managed_within: Option<Duration>,
     pub(crate) verify: Verify,
     pub(crate) max_image_bytes: u64,
     /// Whether `file://` addresses are fetched.
@@ -133,6 +138,45 @@ pub(crate) struct FirmwareAction {
     pub(crate) install_budget: Duration,
     /// For both steps.
     pub(crate) late: Late,
+}
+
+/// What installs an image.
+#[derive(Clone, Debug)]
+pub(crate) enum FirmwareInstaller {
+    Command {
+        install: CommandLine,
+        steps: InstallSteps,
+    },
+    Rauc {
+        program: PathBuf,
+    },
+    Swupdate {
+        program: PathBuf,
+        client: bool,
+        key: Option<PathBuf>,
+        select: BTreeMap<String, String>,
+        args: Vec<String>,
+        steps: InstallSteps,
+    },
+    MenderModule {
+        module: PathBuf,
+        payload_name: String,
+        files: BTreeMap<String, String>,
+        device_type: String,
+        meta_data: Value,
+    },
+    File {
+        target: PathBuf,
+        activate: Option<CommandLine>,
+    },
+}
+
+/// What commands do beside the installation itself.
+#[derive(Clone, Debug)]
+pub(crate) struct InstallSteps {
+    pub(crate) running: Option<CommandLine>,
+    pub(crate) commit: Option<CommandLine>,
+    pub(crate) rollback: Option<CommandLine>,
 }
 
 /// Whether an image needs a verifier (`docs/protocol.md` §6.3).

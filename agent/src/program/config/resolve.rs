@@ -13,6 +13,7 @@ use super::{ConfigError, Problem, Settings, Surroundings, references};
 use crate::program::logging::LogSettings;
 
 mod actions;
+mod install;
 mod json;
 
 /// Makes settings of a file's sections.

@@ -60,6 +60,8 @@ ranges! {
     /// An answer is at most 128 KiB (`docs/protocol.md` §1.5), so that more could not be sent.
     OutputLimit: "an output limit in bytes", 1, 128 * 1024;
     ImageBytes: "an image size in bytes", 1, 64 * 1024 * MIB;
+    /// A network takes a while to come up; longer than an hour nobody waits for a verdict on an update.
+    ManagedWithin: "a time to be managed", 10, HOUR;
     RefuseAfter: "an age", 1, 365 * DAY;
 }
 

@@ -22,7 +22,7 @@ impl Resolver<'_> {
         Actions {
             reboot,
             factory_reset,
-            firmware: actions.firmware.map(|section| self.firmware(section, can_restart)),
+            firmware: actions.firmware.and_then(|section| self.firmware(section, can_restart)),
             diagnostics,
             scripts: self.scripts(actions.script, taken),
         }
@@ -51,41 +51,32 @@ impl Resolver<'_> {
         })
     }
 
-    fn firmware(&mut self, section: file::Firmware, can_restart: bool) -> FirmwareAction {
-        if section.restart_after_install && !can_restart {
-            self.problem(
-                "actions.firmware.restart_after_install",
-                "needs a command to restart with; add an [actions.reboot] section",
-            );
-        }
-        let install_command = self.command("actions.firmware.install_command", section.install_command);
-        if !install_command.program.is_absolute() {
-            self.problem(
-                "actions.firmware.install_command",
-                format!(
-                    "{:?} is a name alone; write the program's path: no search decides what installs firmware",
-                    install_command.program
-                ),
-            );
-        }
-        if !install_command.args.iter().any(|argument| argument == "{image}") {
-            self.warnings.push(
-                "actions.firmware.install_command: no argument is \"{image}\": the program is not told where the image is"
-                    .into(),
-            );
-        }
-        FirmwareAction {
-            staging_dir: self.path(&section.staging_dir),
-            install_command,
-            restart_after_install: section.restart_after_install,
-            verify: section.verify,
-            max_image_bytes: section.max_image_bytes.map_or(DEFAULT_IMAGE_BYTES, |bytes| bytes.get()),
-            allow_file_uri: section.allow_file_uri,
-            ca_pem: self.authorities("actions.firmware.ca_file", section.ca_file.as_ref()),
-            download_budget: section.download_budget.map_or(Download::PERFORM_BUDGET, |budget| budget.get()),
-            install_budget: section.install_budget.map_or(Update::PERFORM_BUDGET, |budget| budget.get()),
-            late: section.late.0,
-        }
+    fn firmware(&mut self, section: file::Firmware, can_restart: bool) -> Option<FirmwareAction> {
+        let staging_dir = self.path(&section.staging_dir);
+        let ca_pem = self.authorities("actions.firmware.ca_file", section.ca_file.as_ref());
+        let (verify, late) = (section.verify, section.late.0);
+        let max_image_bytes =
+            section.max_image_bytes.as_ref().map_or(DEFAULT_IMAGE_BYTES, |bytes| bytes.get());
+        let download_budget =
+            section.download_budget.as_ref().map_or(Download::PERFORM_BUDGET, |budget| budget.get());
+        let install_budget =
+            section.install_budget.as_ref().map_or(Update::PERFORM_BUDGET, |budget| budget.get());
+        let allow_file_uri = section.allow_file_uri;
+        let install = self.install(section, can_restart);
+        Some(FirmwareAction {
+            staging_dir,
+            installer: install.installer?,
+            restart_after_install: install.restart,
+            health_check: install.health_check,
+            managed_within: install.managed_within,
+            verify,
+            max_image_bytes,
+            allow_file_uri,
+            ca_pem,
+            download_budget,
+            install_budget,
+            late,
+        })
     }
 
     fn scripts(&mut self, sections: Vec<file::Script>, taken: Vec<Route>) -> Vec<ScriptAction> {
@@ -137,7 +128,7 @@ impl Resolver<'_> {
     }
 
     /// A command with its program's path made whole. A name without a slash is left to `PATH`, as everywhere.
-    fn command(&mut self, key: &str, command: Command) -> CommandLine {
+    pub(super) fn command(&mut self, key: &str, command: Command) -> CommandLine {
         let FilePath(written) = &command.program;
         let is_path = written.as_os_str().as_encoded_bytes().contains(&b'/');
         let program = if is_path { self.path(&command.program) } else { written.clone() };
