@@ -5,6 +5,8 @@
 //! that is told another booted slot. Needs root (RAUC mounts bundles by loop devices), and the packages
 //! `rauc squashfs-tools dbus swupdate cpio openssl`.
 
+#![expect(clippy::disallowed_methods, reason = "the machine below the installers is made of real programs")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -68,8 +70,9 @@ async fn run(folder: &Path, program: &str, args: &[&str]) {
 }
 
 fn script(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(path, text).expect("the temporary folder can be written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .expect("the temporary folder can be written");
 }
 
 /// A key that is thrown away, and its certificate.
@@ -88,18 +91,20 @@ struct RaucMachine {
 
 impl RaucMachine {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let path = folder.path();
         let here = path.display();
         make_key(path).await;
-        fs::create_dir(path.join("mnt")).unwrap();
+        fs::create_dir(path.join("mnt")).expect("the temporary folder can be written");
         for slot in ["slotA", "slotB"] {
-            fs::write(path.join(slot), vec![0; 1024 * 1024]).unwrap();
+            fs::write(path.join(slot), vec![0; 1024 * 1024]).expect("the temporary folder can be written");
         }
-        fs::write(path.join("primary"), "A\n").unwrap();
+        fs::write(path.join("primary"), "A\n").expect("the temporary folder can be written");
         script(&path.join("boot"), &BOOT_LOADER.replace("HERE", &here.to_string()));
-        fs::write(path.join("system.conf"), SYSTEM_CONF.replace("HERE", &here.to_string())).unwrap();
-        fs::write(path.join("bus.conf"), BUS_CONF.replace("HERE", &here.to_string())).unwrap();
+        fs::write(path.join("system.conf"), SYSTEM_CONF.replace("HERE", &here.to_string()))
+            .expect("the temporary folder can be written");
+        fs::write(path.join("bus.conf"), BUS_CONF.replace("HERE", &here.to_string()))
+            .expect("the temporary folder can be written");
         let rauc = format!(
             "#!/bin/sh\nexport DBUS_SYSTEM_BUS_ADDRESS=unix:path={here}/bus\nexec /usr/bin/rauc \"$@\"\n"
         );
@@ -132,7 +137,7 @@ impl RaucMachine {
 
     /// What the boot loader and the kernel would do.
     async fn restart_into(&mut self, slot: &str) {
-        self.service.kill().await.unwrap();
+        self.service.kill().await.expect("it runs");
         self.service = Self::service(self.folder.path(), slot);
         self.until_booted(slot).await;
     }
@@ -155,10 +160,10 @@ impl RaucMachine {
     /// A bundle with this in its root file system.
     async fn bundle(&self, content: &[u8]) -> PathBuf {
         let input = self.folder.path().join("input");
-        fs::create_dir(&input).unwrap();
-        fs::write(input.join("rootfs.img"), content).unwrap();
+        fs::create_dir(&input).expect("the temporary folder can be written");
+        fs::write(input.join("rootfs.img"), content).expect("the temporary folder can be written");
         let manifest = "[update]\ncompatible=test\nversion=2.0\n[image.rootfs]\nfilename=rootfs.img\n";
-        fs::write(input.join("manifest.raucm"), manifest).unwrap();
+        fs::write(input.join("manifest.raucm"), manifest).expect("the temporary folder can be written");
         let args = ["--cert", "cert.pem", "--key", "key.pem", "bundle", "input", "image.raucb"];
         run(self.folder.path(), "rauc", &args).await;
         self.folder.path().join("image.raucb")
@@ -232,8 +237,13 @@ async fn rauc_refuses_what_is_no_bundle_and_one_of_an_unknown_signer() {
 
 /// An image for two copies of a file, signed or not.
 async fn swu(folder: &Path, signed: bool) -> PathBuf {
-    fs::write(folder.join("lamp.bin"), "the new one").unwrap();
-    let sum = Command::new("sha256sum").arg("lamp.bin").current_dir(folder).output().await.unwrap();
+    fs::write(folder.join("lamp.bin"), "the new one").expect("the temporary folder can be written");
+    let sum = Command::new("sha256sum")
+        .arg("lamp.bin")
+        .current_dir(folder)
+        .output()
+        .await
+        .expect("coreutils are installed");
     let sum = String::from_utf8_lossy(&sum.stdout).split(' ').next().unwrap_or_default().to_owned();
     let copy = |name: &str| {
         format!(
@@ -246,7 +256,7 @@ async fn swu(folder: &Path, signed: bool) -> PathBuf {
         copy("copy1"),
         copy("copy2")
     );
-    fs::write(folder.join("sw-description"), description).unwrap();
+    fs::write(folder.join("sw-description"), description).expect("the temporary folder can be written");
     let sign = "cms -sign -in sw-description -out sw-description.sig -signer cert.pem -inkey key.pem -outform DER \
                 -nosmimecap -binary";
     run(folder, "openssl", &sign.split_whitespace().collect::<Vec<_>>()).await;

@@ -42,8 +42,11 @@ struct Lamp {
 
 impl Lamp {
     fn new() -> Self {
-        let lamp = Self { rig: Rig::new(), folder: tempfile::tempdir().unwrap() };
-        fs::write(lamp.firmware(), "the old one").unwrap();
+        let lamp = Self {
+            rig: Rig::new(),
+            folder: tempfile::tempdir().expect("the temporary folder can be written"),
+        };
+        fs::write(lamp.firmware(), "the old one").expect("the temporary folder can be written");
         lamp
     }
 
@@ -61,7 +64,9 @@ impl Lamp {
             install: Some(install),
             ..FirmwareOptions::new(self.folder.path().join("staging"))
         };
-        self.rig.start_with(|builder| builder.with(Firmware::new(options, Arc::new(Server)).unwrap()))
+        self.rig.start_with(|builder| {
+            builder.with(Firmware::new(options, Arc::new(Server)).expect("the options are usable"))
+        })
     }
 
     async fn managed(&self) -> Running {
@@ -110,7 +115,8 @@ impl Lamp {
         let value = |notify: &Value| {
             let field = &notify["d"]["fields"][0];
             assert_eq!(field["field"], "mgmt.firmware");
-            (field["value"]["state"].as_u64().unwrap(), field["value"]["updateStatus"].as_u64().unwrap())
+            let number = |name: &str| field["value"][name].as_u64().expect("both are numbers");
+            (number("state"), number("updateStatus"))
         };
         let mut all: Vec<_> = self.rig.platform.published(UpRoute::Notify).iter().map(value).collect();
         all.dedup();
