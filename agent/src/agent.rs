@@ -276,8 +276,8 @@ impl Builder {
             attributes: self.attributes,
             ..settings(&self.config, &self.table, &*system, self.seed)
         };
-        let (handle, commands) = Handle::new();
         let (state, state_receiver) = watch::channel(State::Disconnected);
+        let (handle, commands) = Handle::new(state_receiver.clone());
         let device = Device { handle: handle.clone(), state: state_receiver };
         let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
         let driver = Driver {

@@ -51,6 +51,8 @@ pub struct Update;
 
 impl Action for Update {
     const ROUTE: Route = Route::FirmwareUpdate;
+    // An installation, its judgement and its roll-back are each bounded by their handler; restarts lie between them.
+    const ATTEMPTS: u32 = 12;
     type Request = Empty;
     type Reply = Accepted;
 }

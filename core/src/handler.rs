@@ -161,6 +161,11 @@ pub trait Services: Send + Sync + 'static {
     async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined>;
     /// Queues a report durably.
     async fn report(&self, report: Report) -> Result<(), Declined>;
+    /// Waits until the platform has answered manage of the present connection with 200; returns at once when it has.
+    /// An agent that does not know never says so.
+    async fn managed(&self) {
+        std::future::pending().await
+    }
     /// Runs work on a thread that may block. The request's place stays taken until it has ended.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
 }
@@ -253,6 +258,13 @@ impl Context {
     /// Queues a report to the platform; on return it is durable.
     pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.parts.services.report(report).await
+    }
+
+    /// Waits until the platform manages the device on the present connection (`docs/protocol.md` §6.1); returns at
+    /// once when it does. It may never happen: give it a limit. [`Handler::recover`] runs before the connection, so
+    /// that waiting there is in vain.
+    pub async fn managed(&self) {
+        self.parts.services.managed().await;
     }
 
     /// Runs blocking work on a thread of its own. The work looks at the token at least once a second: the request's

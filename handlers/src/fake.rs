@@ -12,6 +12,7 @@ use iotdm_core::{
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,7 @@ struct Machine {
     run_results: VecDeque<Result<ChildOutput, ChildError>>,
     on_run: Option<OnRun>,
     runs: Vec<ChildProcess>,
+    fuse: Fuse,
 }
 
 type OnRun = Arc<dyn Fn(&ChildProcess) -> Result<ChildOutput, ChildError> + Send + Sync>;
@@ -43,6 +45,7 @@ impl Default for Machine {
             run_results: VecDeque::new(),
             on_run: None,
             runs: Vec::new(),
+            fuse: Fuse::default(),
         }
     }
 }
@@ -94,6 +97,11 @@ impl FakeSystem {
         self.machine().runs.clone()
     }
 
+    /// What the program dies by.
+    pub(crate) fn fuse(&self) -> Fuse {
+        self.machine().fuse.clone()
+    }
+
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,12 +128,14 @@ impl System for FakeSystem {
     }
 
     async fn restart(&self, kind: Restart) -> Result<Performed, RestartError> {
+        self.fuse().burn().await;
         let mut machine = self.machine();
         machine.restarts.push(kind);
         machine.restart_results.pop_front().unwrap_or(Ok(Performed::Restarting))
     }
 
     async fn run(&self, child: ChildProcess) -> Result<ChildOutput, ChildError> {
+        self.fuse().burn().await;
         let (queued, on_run) = {
             let mut machine = self.machine();
             machine.runs.push(child.clone());
@@ -136,6 +146,55 @@ impl System for FakeSystem {
             (None, Some(on_run)) => on_run(&child),
             (None, None) => Ok(output(0, "", "")),
         }
+    }
+}
+
+/// Lets the program die before the n-th time that it does something that can be seen from outside: starts a process,
+/// touches a file, changes an attribute, restarts the machine. From then on nothing it waits for ever happens.
+#[derive(Clone, Default)]
+pub(crate) struct Fuse(Arc<Mutex<Burning>>, Arc<Notify>);
+
+#[derive(Default)]
+struct Burning {
+    left: Option<usize>,
+    /// Work of a dead program; its end is never told.
+    never: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Fuse {
+    /// So many more times nothing happens; `None`: for ever.
+    pub(crate) fn set(&self, left: Option<usize>) {
+        *self.burning() = Burning { left, ..Burning::default() };
+    }
+
+    /// Returns when the program has died.
+    pub(crate) async fn died(&self) {
+        self.1.notified().await;
+    }
+
+    async fn burn(&self) {
+        if self.is_out() {
+            std::future::pending().await
+        }
+    }
+
+    fn is_out(&self) -> bool {
+        let mut burning = self.burning();
+        match &mut burning.left {
+            None => false,
+            Some(0) => {
+                self.1.notify_one();
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
+    }
+
+    fn burning(&self) -> MutexGuard<'_, Burning> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,6 +218,8 @@ struct Agent {
     changes: Vec<Vec<(String, Value)>>,
     reports: Vec<Report>,
     stopping: bool,
+    managed: watch::Sender<bool>,
+    fuse: Fuse,
 }
 
 impl FakeServices {
@@ -176,9 +237,24 @@ impl FakeServices {
         self.agent().changes.clone()
     }
 
+    /// The same, and none of them again.
+    pub(crate) fn take_changes(&self) -> Vec<Vec<(String, Value)>> {
+        std::mem::take(&mut self.agent().changes)
+    }
+
     /// Every report, in order.
     pub(crate) fn reports(&self) -> Vec<Report> {
         self.agent().reports.clone()
+    }
+
+    /// What the program dies by, here as well.
+    pub(crate) fn dies_by(&self, fuse: Fuse) {
+        self.agent().fuse = fuse;
+    }
+
+    /// Whether the platform manages the device; not before this is called.
+    pub(crate) fn set_managed(&self, managed: bool) {
+        self.agent().managed.send_replace(managed);
     }
 
     /// From here on everything fails with [`Declined`].
@@ -203,6 +279,8 @@ impl Services for FakeServices {
     }
 
     async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
+        let fuse = self.agent().fuse.clone();
+        fuse.burn().await;
         let mut agent = self.running()?;
         agent.attributes.extend(changes.iter().cloned());
         agent.changes.push(changes);
@@ -214,7 +292,16 @@ impl Services for FakeServices {
         Ok(())
     }
 
+    async fn managed(&self) {
+        let mut managed = self.agent().managed.subscribe();
+        managed.wait_for(|managed| *managed).await.expect("the agent of this test lives on");
+    }
+
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        let fuse = self.agent().fuse.clone();
+        if fuse.is_out() {
+            return fuse.burning().never.push(work);
+        }
         // What it logs is seen by the test that captures it.
         let log = tracing::dispatcher::get_default(Clone::clone);
         tokio::task::spawn_blocking(move || tracing::dispatcher::with_default(&log, work));

@@ -4,12 +4,13 @@
 //! ```
 //! # fn bundle() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
+//! use std::time::Duration;
 //!
 //! use iotdm_core::Table;
-//! use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
+//! use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions, RaucInstaller};
 //!
-//! let install = InstallOptions::new(["/usr/bin/rauc", "install", "{image}"]);
-//! let install = InstallOptions { restart_after_install: true, ..install };
+//! let install = InstallOptions::new(RaucInstaller::new());
+//! let install = InstallOptions { managed_within: Some(Duration::from_secs(300)), ..install };
 //! let options = FirmwareOptions { install: Some(install), ..FirmwareOptions::new("/var/lib/iotdm/firmware") };
 //! let mut table = Table::new();
 //! table.with(Firmware::new(options, Arc::new(HttpFetcher::new()))?)?;
@@ -21,12 +22,13 @@
 //! # Flow
 //! ```text
 //!  download ─ 202 ─▶ state 1 ─▶ image.part ─▶ synced, proved ─▶ image ─▶ state 2
-//!  update ─ 202 ─▶ updateStatus 1 ─▶ proved again ─▶ command ─▶ [installed.json ─▶ restart ─▶ check] ─▶ state 0
+//!  update ─ 202 ─▶ updateStatus 1 ─▶ proved again ─▶ installer ─▶ restart ─▶ judgement ─▶ commit ─▶ state 0
+//!                                                                                  └──▶ roll-back ─▶ restart ─▶ state 0
 //! ```
 //!
 //! # Guarantees
-//! * An image reaches the install command only after its checksum was right twice: when it had arrived, and again
-//!   right before the command, read back from storage both times.
+//! * An image reaches the installer only after its checksum was right twice: when it had arrived, and again
+//!   right before, read back from storage both times.
 //! * A failure is one change of the attribute, and so one notify: state 0 and the reason in `updateStatus`.
 //! * State 1 with nobody downloading, and state 2 without the image, do not lock the device: the next download is
 //!   taken. They are what a request leaves that ran out of attempts, or a staging folder that somebody emptied.
@@ -45,17 +47,25 @@
 //! | state 2 | 2 | done | |
 //! | state 0 with a reason | 0 | run again | one more try: the failure itself is repeated or was transient |
 //!
+//! The marker is `installed.json`. What has more than one row under an installation is the same for each
+//! [`Installer`]; what is special to one stands in `docs/handlers/firmware-install.md`.
+//!
 //! | update: last durable step | state, status | `recover` says | what happens then |
 //! |---|---|---|---|
 //! | 202 delivered | 2, 0 | run again | starts |
-//! | status 1, command perhaps begun | 2, 1 | repeatable: run again | the command runs once more |
-//! | | | else: abandon | state 0, status 5 |
-//! | `installed.json`, same boot | 2, 1 | run again | does not install again: restarts |
-//! | `installed.json`, another boot | 2, 1 | done, or abandon | `check` decides: state 0, status 0 or 5 |
+//! | status 1, no marker | 2, 1 | run again | starts |
+//! | marker: installing | 2, 1 | run again | another firmware runs: judged; else repeatable: once more; else rolled back |
+//! | marker: installed, same boot | 2, 1 | run again | does not install again: restarts |
+//! | marker: installed, another boot | 2, 1 | done, or run again | the judgement: commit, or roll-back |
+//! | marker: healthy | 2, 1 | run again | commits |
+//! | marker: rolling back | 2, 1 | run again | rolls back once more |
+//! | marker: rolled back, same boot | 2, 1 | run again | restarts |
+//! | marker: rolled back, another boot | 2, 1 | run again | state 0, status 5 or 2, and why |
+//! | marker: failed | 2, 1 | run again | state 0, status 5 or 2, and why |
 //! | state 0, status 0 | 0, 0 | done | files are removed |
-//! | state 0 with a reason | 0, 5 or 2 | abandon | files are removed |
+//! | state 0 with a reason | 0, 5 or 2 | run again, or abandon | tells why, and removes the files |
 //!
-//! A command that ended well right before a power cut, with no `installed.json` yet, counts as interrupted.
+//! An installation, a judgement and a roll-back are each begun three times at the most.
 //!
 //! # Caveats
 //! * The protocol names no algorithm for the verifier: SHA-256, SHA-512 and signatures of minisign are taken, MD5 and
@@ -88,7 +98,11 @@ mod verify;
 
 pub use fetch::{FetchError, FetchRequest, Fetcher, Piece, Resume};
 pub use http::{HttpFetcher, HttpFetcherError, Proxy, ProxyError};
-pub use options::{FirmwareOptions, FirmwareOptionsError, InstallOptions, Progress, Verification};
+pub use install::{
+    Activation, CommandInstaller, Conclusion, FileInstaller, InstallError, InstallOptions, Installer, Job,
+    MenderModuleInstaller, RaucInstaller, SwupdateInstaller,
+};
+pub use options::{FirmwareOptions, FirmwareOptionsError, Progress, Verification};
 pub use verify::{PublicKey, PublicKeyError};
 
 use download::Downloads;

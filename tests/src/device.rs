@@ -12,7 +12,7 @@ use iotdm_core::{
 use iotdm_examples::Options;
 use iotdm_examples::bench::{Bench, Echo};
 use iotdm_handlers::Restarts;
-use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
+use iotdm_handlers::firmware::{CommandInstaller, Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -83,7 +83,7 @@ impl Device {
             .with(Restarts)
             .on::<Echo>(Bench::default());
         if self.firmware {
-            let install = Some(InstallOptions::new(["/install", "{image}"]));
+            let install = Some(InstallOptions::new(CommandInstaller::new(["/install", "{image}"])));
             let options =
                 FirmwareOptions { install, ..FirmwareOptions::new(self.folder.path().join("images")) };
             let firmware = Firmware::new(options, Arc::new(HttpFetcher::new()));

@@ -7,6 +7,8 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::agent::State;
+
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
 
@@ -77,12 +79,13 @@ impl Attributes {
 pub(crate) struct Handle {
     pub(crate) attributes: Attributes,
     commands: mpsc::Sender<Command>,
+    state: watch::Receiver<State>,
 }
 
 impl Handle {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(state: watch::Receiver<State>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
-        (Self { attributes: Attributes::new(), commands }, receiver)
+        (Self { attributes: Attributes::new(), commands, state }, receiver)
     }
 
     pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
@@ -148,6 +151,14 @@ impl Services for TaskServices {
 
     async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
+    }
+
+    async fn managed(&self) {
+        let mut state = self.handle.state.clone();
+        if state.wait_for(|state| *state == State::Managed).await.is_err() {
+            // The driver is gone: nobody will manage this device any more.
+            std::future::pending::<()>().await;
+        }
     }
 
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {

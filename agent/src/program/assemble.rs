@@ -1,5 +1,7 @@
 //! From settings to an agent: what the configuration enables is registered, and nothing else.
 
+mod install;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,7 @@ use iotdm_handlers::diagnostics::{
     FactsOptionsError, HttpUploader, HttpUploaderError, LogUpload, SystemFacts, UploadOptionsError,
 };
 use iotdm_handlers::firmware::{
-    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, InstallOptions,
-    Verification,
+    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, Verification,
 };
 use iotdm_handlers::reboot::{FactoryResets, Logind, Reboots, RestartLimit, Rules, VetoCommand};
 use iotdm_handlers::{Diagnostics, Scripts};
@@ -178,11 +179,7 @@ fn restart_budget(command: Duration, rules: &RestartRules) -> Duration {
 
 fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, AssemblyError> {
     let fetcher = fetcher(action)?;
-    let install = InstallOptions {
-        time_limit: action.install_budget,
-        restart_after_install: action.restart_after_install,
-        ..InstallOptions::new(words(&action.install_command)?)
-    };
+    let install = install::options(action)?;
     let options = FirmwareOptions {
         verification: match action.verify {
             Verify::Required => Verification::Required,
@@ -198,7 +195,9 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
         install: Some(install),
         ..FirmwareOptions::new(&action.staging_dir)
     };
-    let (late, download, install) = (action.late, action.download_budget, action.install_budget);
+    // Each start of the work has this long: for the installation, or for the judgement.
+    let install = action.install_budget.max(action.managed_within.unwrap_or_default());
+    let (late, download) = (action.late, action.download_budget);
     let builder = builder
         .with(Firmware::new(options, Arc::new(fetcher))?)
         .policy(Download::ROUTE, move |policy| *policy = Policy { late, perform_budget: download, ..*policy })
@@ -247,7 +246,7 @@ pub(crate) fn scripts(actions: &Actions) -> Scripts {
 }
 
 /// The program and its arguments in one list.
-fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError> {
+pub(super) fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError> {
     let program = command.program.to_str().ok_or_else(|| AssemblyError::NotText(command.program.clone()))?;
     Ok(std::iter::once(program.to_owned()).chain(command.args.iter().cloned()).collect())
 }

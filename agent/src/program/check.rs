@@ -7,8 +7,8 @@ use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLo
 use iotdm_handlers::reboot::Wipe;
 
 use super::config::{
-    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, RebootAction, RebootMeans,
-    ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
+    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller, RebootAction,
+    RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
 };
 use super::logging::{Level, LogFormat};
 
@@ -77,7 +77,7 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
                 image(firmware),
                 firmware.staging_dir.display(),
                 plain(firmware.download_budget),
-                firmware.install_command,
+                installer(firmware),
                 plain(firmware.install_budget),
                 if firmware.restart_after_install { ", then restart" } else { "" },
                 late(firmware.late)
@@ -246,5 +246,16 @@ fn level_name(level: Level) -> &'static str {
         Level::Info => "info",
         Level::Debug => "debug",
         Level::Trace => "trace",
+    }
+}
+
+fn installer(firmware: &FirmwareAction) -> String {
+    match &firmware.installer {
+        FirmwareInstaller::Command { install, .. } => install.to_string(),
+        FirmwareInstaller::Rauc { program } | FirmwareInstaller::Swupdate { program, .. } => {
+            format!("`{}`", program.display())
+        }
+        FirmwareInstaller::MenderModule { module, .. } => format!("the update module `{}`", module.display()),
+        FirmwareInstaller::File { target, .. } => format!("a swap of `{}`", target.display()),
     }
 }

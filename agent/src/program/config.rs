@@ -40,6 +40,7 @@ use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
 use iotdm_handlers::firmware::{Proxy, PublicKey};
+use serde_json::Value;
 
 use super::logging::LogSettings;
 pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
@@ -122,9 +123,13 @@ pub(crate) struct Actions {
 pub(crate) struct FirmwareAction {
     /// Where images are kept until they are installed.
     pub(crate) staging_dir: PathBuf,
-    pub(crate) install_command: CommandLine,
+    pub(crate) installer: FirmwareInstaller,
     /// Restarts as `reboot` does when the installation has succeeded.
     pub(crate) restart_after_install: bool,
+    /// Asked after the installation, and after the restart where there is one.
+    pub(crate) health_check: Option<CommandLine>,
+    /// How soon the device has to be managed after that.
+    pub(crate) managed_within: Option<Duration>,
     pub(crate) verify: Verify,
     /// Whose signatures are taken.
     pub(crate) public_keys: Vec<PublicKey>,
@@ -146,6 +151,45 @@ pub(crate) struct FirmwareAction {
     pub(crate) install_budget: Duration,
     /// For both steps.
     pub(crate) late: Late,
+}
+
+/// What installs an image.
+#[derive(Clone, Debug)]
+pub(crate) enum FirmwareInstaller {
+    Command {
+        install: CommandLine,
+        steps: InstallSteps,
+    },
+    Rauc {
+        program: PathBuf,
+    },
+    Swupdate {
+        program: PathBuf,
+        client: bool,
+        key: Option<PathBuf>,
+        select: BTreeMap<String, String>,
+        args: Vec<String>,
+        steps: InstallSteps,
+    },
+    MenderModule {
+        module: PathBuf,
+        payload_name: String,
+        files: BTreeMap<String, String>,
+        device_type: String,
+        meta_data: Value,
+    },
+    File {
+        target: PathBuf,
+        activate: Option<CommandLine>,
+    },
+}
+
+/// What commands do beside the installation itself.
+#[derive(Clone, Debug)]
+pub(crate) struct InstallSteps {
+    pub(crate) running: Option<CommandLine>,
+    pub(crate) commit: Option<CommandLine>,
+    pub(crate) rollback: Option<CommandLine>,
 }
 
 /// Whether an image needs a verifier (`docs/protocol.md` §6.3).

@@ -23,7 +23,7 @@ use iotdm_examples::bench::{Bench, Echo, ExecutionLog, Once};
 use iotdm_examples::crash::Crash;
 use iotdm_examples::machine::Machine;
 use iotdm_handlers::Restarts;
-use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
+use iotdm_handlers::firmware::{CommandInstaller, Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
 
 /// An agent to measure with a driver that plays the platform.
 ///
@@ -71,7 +71,10 @@ fn builder(Arguments { options, keep_alive, restarts }: &Arguments) -> Result<Bu
     config.broker.keep_alive = Duration::from_secs(*keep_alive);
 
     let staging = std::path::absolute(options.journal.with_extension("staging"))?;
-    let install = InstallOptions { dry_run: true, ..InstallOptions::new(["/usr/bin/true", "{image}"]) };
+    let install = InstallOptions {
+        dry_run: true,
+        ..InstallOptions::new(CommandInstaller::new(["/usr/bin/true", "{image}"]))
+    };
     let firmware = FirmwareOptions { install: Some(install), ..FirmwareOptions::new(staging) };
 
     let command = || vec!["/sbin/reboot".to_owned()];

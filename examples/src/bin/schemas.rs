@@ -13,10 +13,10 @@ use std::sync::Arc;
 use iotdm_core::Table;
 use iotdm_examples::bench::{Bench, Echo, Once};
 use iotdm_handlers::Restarts;
-use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions};
+use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions, RaucInstaller};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let install = InstallOptions::new(["/usr/bin/rauc", "install", "{image}"]);
+    let install = InstallOptions::new(RaucInstaller::new());
     let firmware = FirmwareOptions {
         install: Some(install),
         ..FirmwareOptions::new(Path::new("/var/lib/iotdm/firmware"))

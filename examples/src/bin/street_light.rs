@@ -19,7 +19,7 @@ use iotdm_core::{
 use iotdm_examples::Options;
 use iotdm_examples::lamp::{Lamp, Percent};
 use iotdm_handlers::firmware::{
-    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, InstallOptions,
+    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, InstallOptions, RaucInstaller,
 };
 
 /// A street light; its reboots and installations are dry runs.
@@ -69,8 +69,7 @@ impl Handler<Dim> for Luminaire {
 
 /// What makes an agent a street light.
 fn street_light(builder: Builder, lamp: Arc<Lamp>, staging: &Path) -> Result<Builder, FirmwareOptionsError> {
-    let install =
-        InstallOptions { dry_run: true, ..InstallOptions::new(["/usr/bin/rauc", "install", "{image}"]) };
+    let install = InstallOptions { dry_run: true, ..InstallOptions::new(RaucInstaller::new()) };
     let firmware = FirmwareOptions { install: Some(install), ..FirmwareOptions::new(staging) };
     Ok(builder
         .on::<Reboot>(Luminaire { lamp: lamp.clone() })

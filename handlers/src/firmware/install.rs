@@ -1,20 +1,42 @@
+//! The action update: from the accepted request to the last word about it, over as many restarts as it takes.
+
+mod command;
+mod file;
+mod installer;
+mod judge;
+mod marker;
+mod mender;
+mod options;
+mod rauc;
+mod swupdate;
+
+pub use command::CommandInstaller;
+pub use file::FileInstaller;
+pub use installer::{Activation, Conclusion, InstallError, Installer, Job};
+pub use mender::MenderModuleInstaller;
+pub use options::InstallOptions;
+pub use rauc::RaucInstaller;
+pub use swupdate::SwupdateInstaller;
+
+pub(super) use marker::Marker;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Accepted, ChildExit, ChildProcess, Context, Declined, Empty, Failure, FirmwareState, Handler, Performed,
-    Recovery, Refusal, Restart, Update, UpdateStatus,
+    Accepted, Context, Declined, Empty, Failure, FirmwareState, Handler, Performed, Recovery, Refusal,
+    Restart, Update, UpdateStatus,
 };
+use tokio::time::timeout;
 
 use super::download::OCCUPIED;
 use super::image::Image;
-use super::options::InstallOptions;
-use super::staging::Marker;
 use super::state::{self, Fault};
 use super::verify::Verdict;
 use super::{Running, Shared};
+use marker::Step;
 
 /// `Handler<Update>`.
 pub(super) struct Installs {
@@ -50,50 +72,44 @@ impl Handler<Update> for Installs {
 
     async fn after_ack(&self, cx: &Context, _: &Empty) -> Result<Performed, Failure> {
         let running = self.shared.occupy().ok_or(Failure::new(OCCUPIED))?;
-        let result = match self.own_marker(cx).await {
-            Some(marker) if !is_of_this_boot(&marker, cx) => self.judge(cx).await,
-            // It is installed: only the restart is missing.
-            Some(_) => self.restart(cx).await,
-            None => self.perform(cx, &running).await,
-        };
-        match result {
-            Ok(performed) => Ok(performed),
-            Err(Stop::Fault(fault)) => {
-                let failure = state::fail(cx, &fault).await;
-                self.clear(cx).await;
-                Err(failure)
-            }
-            Err(Stop::Interrupted) => Err(Failure::new("the update was interrupted")),
-        }
+        let work = Work { shared: &self.shared, install: &self.install, cx, running, only_judges: false };
+        work.told(work.go_on().await).await
     }
 
     async fn recover(&self, cx: &Context, _: &Empty) -> Recovery {
+        let Some(running) = self.shared.occupy() else { return Recovery::RunAgain };
+        let work = Work { shared: &self.shared, install: &self.install, cx, running, only_judges: true };
         let firmware = state::current(cx);
-        let marker = self.own_marker(cx).await;
-        match (firmware.state, firmware.update_status, marker) {
+        let marker = work.own_marker().await;
+        match (firmware.state, firmware.update_status, &marker) {
             (FirmwareState::Idle, UpdateStatus::Success, _) => {
-                self.clear(cx).await;
+                work.clear().await;
                 Recovery::Done
             }
+            // Its reason is still to be told.
+            (FirmwareState::Idle, _, Some(marker)) if marker.step == Step::Failed => Recovery::RunAgain,
             (FirmwareState::Idle | FirmwareState::Downloading, ..) => {
-                self.clear(cx).await;
+                work.clear().await;
                 Recovery::Abandon
             }
-            (FirmwareState::Downloaded, _, Some(marker)) if !is_of_this_boot(&marker, cx) => {
-                self.judged(cx).await
-            }
-            (FirmwareState::Downloaded, _, Some(_)) => Recovery::RunAgain,
-            (FirmwareState::Downloaded, UpdateStatus::InProgress, None) if !self.may_repeat() => {
-                let reason = "the install command was interrupted and may not be repeated";
-                self.abandon(cx, &Fault::new(UpdateStatus::UnsupportedImage, reason)).await
-            }
-            (FirmwareState::Downloaded, _, None) => Recovery::RunAgain,
+            (FirmwareState::Downloaded, ..) => work.judged_at_once(marker).await,
         }
     }
 }
 
+/// One start of the work on an update.
+struct Work<'a> {
+    shared: &'a Shared,
+    install: &'a InstallOptions,
+    cx: &'a Context,
+    running: Running,
+    /// Whether this is `recover`, which has half a minute: what is to be taken back is taken back later.
+    only_judges: bool,
+}
+
 /// Why an update does not go on.
 enum Stop {
+    /// It has failed, and nothing of it is left to be undone.
     Fault(Fault),
     Interrupted,
 }
@@ -110,137 +126,209 @@ impl From<Declined> for Stop {
     }
 }
 
-impl Installs {
-    async fn perform(&self, cx: &Context, running: &Running) -> Result<Performed, Stop> {
-        self.install(cx, running).await?;
-        if !self.install.restart_after_install || self.install.dry_run {
-            return self.finish(cx).await;
+impl Work<'_> {
+    /// Goes on where the marker says that the work stands.
+    async fn go_on(&self) -> Result<Performed, Stop> {
+        let Some(marker) = self.own_marker().await else { return self.perform(None).await };
+        let same_boot = marker.boot_id == self.boot_id();
+        let restarts = marker.activation == Activation::AfterRestart;
+        match marker.step {
+            Step::Installing => self.interrupted(marker).await,
+            // Only the restart is missing.
+            Step::Installed if same_boot && restarts => self.restart(marker).await,
+            Step::Installed => self.judge(marker).await,
+            Step::Healthy if same_boot => self.commit(marker).await,
+            // Not committed, a boot loader may have fallen back meanwhile.
+            Step::Healthy => self.judge(marker).await,
+            Step::RollingBack => self.roll_back(marker).await,
+            Step::RolledBack if same_boot => self.restart_back(marker).await,
+            Step::RolledBack => self.rolled_back(marker).await,
+            Step::Failed => {
+                let fault = marker.fault();
+                Err(self.failed(marker, fault).await)
+            }
         }
-        let marker = Marker { req_id: req_id(cx), boot_id: boot_id(cx) };
-        let staging = self.shared.staging.clone();
-        let written = self.shared.blocking(cx, running, move |_| staging.write_marker(&marker)).await;
-        // Without it the restart could not be told from a crash in the middle of the command.
-        written.map_err(|error| unusable(format!("the restart could not be recorded: {error}")))?;
-        self.restart(cx).await
     }
 
-    /// From the accepted request to the end of the command.
-    async fn install(&self, cx: &Context, running: &Running) -> Result<(), Stop> {
-        let image = Image::described_by(&state::current(cx), &self.shared.options).map_err(unusable)?;
-        if !self.shared.holds(cx, &image).await {
+    /// The judgement that needs neither the connection nor another restart is made before anything else begins.
+    async fn judged_at_once(&self, marker: Option<Marker>) -> Recovery {
+        let Some(marker) = marker else { return Recovery::RunAgain };
+        let restarted = marker.boot_id != self.boot_id();
+        if marker.step != Step::Installed || !restarted || self.install.managed_within.is_some() {
+            return Recovery::RunAgain;
+        }
+        // What is not decided in time goes on after the 202 like anything else.
+        let limit = self.cx.remaining().saturating_sub(JUDGEMENT_MARGIN);
+        match timeout(limit, self.judge(marker)).await {
+            Ok(Ok(Performed::Complete)) => Recovery::Done,
+            _ => Recovery::RunAgain,
+        }
+    }
+
+    /// The installer was at work when the program or the machine died.
+    async fn interrupted(&self, marker: Marker) -> Result<Performed, Stop> {
+        let was_restarted = marker.boot_id != self.boot_id();
+        if was_restarted && marker.before.is_some() {
+            let runs = self.running_now(&marker).await;
+            if matches!(&runs, Ok(Some(_))) && runs.ok().flatten() != marker.before {
+                // The installation was complete: the power cut was its restart.
+                return self.judge(marker.at(Step::Installed, String::new())).await;
+            }
+        }
+        if self.install.installer.is_repeatable() && marker.starts < MAX_STARTS {
+            return self.perform(Some(marker)).await;
+        }
+        let reason = match self.install.installer.is_repeatable() {
+            true => format!("the installation was interrupted {MAX_STARTS} times"),
+            false => "the installation was interrupted and may not be repeated".to_owned(),
+        };
+        self.give_up(marker, unusable(reason)).await
+    }
+
+    /// From the accepted request, or once more, to the restart.
+    async fn perform(&self, again: Option<Marker>) -> Result<Performed, Stop> {
+        let path = match (self.proved().await, again.clone()) {
+            (Ok(path), _) => path,
+            (Err(Stop::Fault(fault)), Some(begun)) => return self.give_up(begun, fault).await,
+            (Err(stop), _) => return Err(stop),
+        };
+        if self.install.dry_run {
+            let installer = &self.install.installer;
+            tracing::info!(?installer, "firmware: dry run, not installed");
+            return self.finish().await;
+        }
+        let marker = match again {
+            Some(marker) => Marker { starts: marker.starts + 1, boot_id: self.boot_id(), ..marker },
+            None => self.first_marker().await?,
+        };
+        self.record(&marker).await?;
+        let version = self.version().await;
+        tracing::info!(version, image = %path.display(), "firmware: installing");
+        let limit = self.install.time_limit.min(self.cx.remaining().saturating_sub(CLOSING_TIME));
+        let installed =
+            self.install.installer.install(&self.job(&marker, version.as_deref(), limit).job()).await;
+        let activation = match installed {
+            Ok(activation) => activation,
+            Err(InstallError::Interrupted) => return Err(Stop::Interrupted),
+            Err(error) => return self.give_up(marker, fault(&error)).await,
+        };
+        let marker = Marker { activation, ..marker }.at(Step::Installed, self.boot_id());
+        if let Err(fault) = self.write(&marker).await {
+            // Without it the restart could not be told from a crash in the middle of the installation.
+            return self.give_up(marker, fault).await;
+        }
+        match activation {
+            Activation::Immediate => self.judge(marker).await,
+            Activation::AfterRestart => self.restart(marker).await,
+        }
+    }
+
+    /// What runs is asked once, before anything has changed it.
+    async fn first_marker(&self) -> Result<Marker, Stop> {
+        let (shared, staging) = (self.shared, self.shared.staging.clone());
+        let ready = shared.blocking(self.cx, &self.running, move |_| staging.begin_work()).await;
+        ready.map_err(|error| unusable(format!("the installation cannot be prepared: {}", error.kind())))?;
+        let marker = Marker::new(self.req_id(), self.boot_id(), None);
+        match self.running_now(&marker).await {
+            Ok(before) => Ok(Marker { before, ..marker }),
+            Err(InstallError::Interrupted) => Err(Stop::Interrupted),
+            Err(error) => Err(fault(&error).into()),
+        }
+    }
+
+    /// The image, once it is certain that it is still the one that was accepted.
+    async fn proved(&self) -> Result<PathBuf, Stop> {
+        let image = Image::described_by(&state::current(self.cx), &self.shared.options).map_err(unusable)?;
+        if !self.shared.holds(self.cx, &image).await {
             return Err(unusable("the image is not here any more").into());
         }
-        state::change(cx, FirmwareState::Downloaded, UpdateStatus::InProgress).await?;
-        let staging = self.shared.staging.clone();
-        // A leftover of another request; ours is written when the command has ended.
-        let ready = self.shared.blocking(cx, running, move |_| staging.remove_marker()).await;
-        ready.map_err(damaged)?;
+        if state::current(self.cx).update_status != UpdateStatus::InProgress {
+            state::change(self.cx, FirmwareState::Downloaded, UpdateStatus::InProgress).await?;
+        }
         let path = self.shared.staging.image();
-        match self.shared.prove(cx, &image, running, path.clone()).await.map_err(damaged)? {
-            Verdict::Genuine => {}
-            Verdict::Different => {
-                return Err(unusable("the image has changed since it was downloaded").into());
-            }
-            Verdict::Stopped => return Err(Stop::Interrupted),
+        match self.shared.prove(self.cx, &image, &self.running, path.clone()).await.map_err(damaged)? {
+            Verdict::Genuine => Ok(path),
+            Verdict::Different => Err(unusable("the image has changed since it was downloaded").into()),
+            Verdict::Stopped => Err(Stop::Interrupted),
         }
-        Ok(self.run_command(cx, path, image.version.as_deref()).await?)
     }
 
-    async fn run_command(&self, cx: &Context, path: PathBuf, version: Option<&str>) -> Result<(), Fault> {
-        let limit = self.install.time_limit.min(cx.remaining().saturating_sub(CLOSING_TIME));
-        let child = child(&self.install.command, &path, version, limit);
-        if self.install.dry_run {
-            // How many, and not which: arguments may hold secrets.
-            let (program, args) = (child.program.display(), child.args.len());
-            tracing::info!(%program, args, version, "firmware: dry run, not installed");
-            return Ok(());
-        }
-        tracing::info!(program = %child.program.display(), version, "firmware: installing");
-        let output = cx.system().run(child).await.map_err(|error| unusable(error.to_string()))?;
-        let status = match output.exit {
-            ChildExit::Status(0) => return Ok(()),
-            ChildExit::Status(EXIT_NO_ROOM) => UpdateStatus::OutOfMemory,
-            ChildExit::Status(_) | ChildExit::Signal(_) => UpdateStatus::UnsupportedImage,
-        };
-        // What the command wrote stays on the device.
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        tracing::warn!(exit = %output.exit, stderr = stderr.trim_end(), "firmware: the install command failed");
-        Err(Fault::new(status, format!("the install command ended with {}", output.exit)))
-    }
-
-    async fn restart(&self, cx: &Context) -> Result<Performed, Stop> {
-        match cx.system().restart(Restart::Reboot).await {
+    async fn restart(&self, marker: Marker) -> Result<Performed, Stop> {
+        match self.cx.system().restart(Restart::Reboot).await {
             Ok(Performed::Restarting) => Ok(Performed::Restarting),
-            Ok(Performed::Complete) => self.finish(cx).await,
-            Err(error) => Err(unusable(format!("installed, but not in use: {error}")).into()),
+            Ok(Performed::Complete) => self.finish().await,
+            Err(error) => self.give_up(marker, unusable(format!("installed, but not in use: {error}"))).await,
         }
-    }
-
-    /// After the restart: is what runs healthy?
-    async fn judge(&self, cx: &Context) -> Result<Performed, Stop> {
-        if let Some(check) = &self.install.check {
-            let staging = self.shared.staging.clone();
-            let record = cx.blocking(move |_| staging.record()).await;
-            let version = record.and_then(|record| record.image.version);
-            let limit = CHECK_LIMIT.min(cx.remaining());
-            let child = child(check, &self.shared.staging.image(), version.as_deref(), limit);
-            let output = cx.system().run(child).await.map_err(|error| unusable(error.to_string()))?;
-            if output.exit != ChildExit::Status(0) {
-                let stderr = String::from_utf8_lossy(&output.stderr);
-                tracing::warn!(exit = %output.exit, stderr = stderr.trim_end(), "firmware: not healthy");
-                return Err(
-                    unusable(format!("after the restart the check ended with {}", output.exit)).into()
-                );
-            }
-        }
-        self.finish(cx).await
-    }
-
-    /// [`judge`](Self::judge), as an answer to [`recover`](Handler::recover).
-    async fn judged(&self, cx: &Context) -> Recovery {
-        match self.judge(cx).await {
-            Ok(_) => Recovery::Done,
-            Err(Stop::Fault(fault)) => self.abandon(cx, &fault).await,
-            // Nothing was written: the next start judges again.
-            Err(Stop::Interrupted) => Recovery::RunAgain,
-        }
-    }
-
-    async fn abandon(&self, cx: &Context, fault: &Fault) -> Recovery {
-        state::fail(cx, fault).await;
-        self.clear(cx).await;
-        Recovery::Abandon
     }
 
     /// First what the platform sees, then the files: a crash in between leaves files that are removed later.
-    async fn finish(&self, cx: &Context) -> Result<Performed, Stop> {
-        let staging = self.shared.staging.clone();
-        let record = cx.blocking(move |_| staging.record()).await;
-        let version = record.and_then(|record| record.image.version);
+    async fn finish(&self) -> Result<Performed, Stop> {
+        let version = self.version().await;
         tracing::info!(version, "firmware: installed");
-        state::installed(cx, version).await?;
-        self.clear(cx).await;
+        state::installed(self.cx, version).await?;
+        self.clear().await;
         Ok(Performed::Complete)
     }
 
-    async fn clear(&self, cx: &Context) {
+    /// The end of a start of the work, as the agent is told it.
+    async fn told(&self, result: Result<Performed, Stop>) -> Result<Performed, Failure> {
+        let fault = match result {
+            Ok(performed) => return Ok(performed),
+            Err(Stop::Interrupted) => return Err(Failure::new("the update was interrupted")),
+            Err(Stop::Fault(fault)) => fault,
+        };
+        let known = state::current(self.cx);
+        let failure = if known.state == FirmwareState::Idle && known.update_status == fault.status {
+            // A crash came between the attribute and this word.
+            Failure::new(fault.reason)
+        } else {
+            state::fail(self.cx, &fault).await
+        };
+        if state::current(self.cx).state == FirmwareState::Idle {
+            self.clear().await;
+        }
+        Err(failure)
+    }
+
+    async fn version(&self) -> Option<String> {
         let staging = self.shared.staging.clone();
-        cx.blocking(move |_| staging.clear()).await;
+        self.cx.blocking(move |_| staging.record()).await.and_then(|record| record.image.version)
+    }
+
+    async fn clear(&self) {
+        let staging = self.shared.staging.clone();
+        self.cx.blocking(move |_| staging.clear()).await;
     }
 
     /// This request's marker; one of another request is a leftover.
-    async fn own_marker(&self, cx: &Context) -> Option<Marker> {
+    async fn own_marker(&self) -> Option<Marker> {
         let staging = self.shared.staging.clone();
-        let marker = cx.blocking(move |_| staging.marker()).await;
-        marker.filter(|marker| marker.req_id == req_id(cx))
+        let marker = self.cx.blocking(move |_| staging.marker()).await;
+        marker.filter(|marker| marker.req_id == self.req_id())
     }
 
-    fn may_repeat(&self) -> bool {
-        self.install.install_is_repeatable || self.install.dry_run
+    /// Makes the marker durable.
+    async fn write(&self, marker: &Marker) -> Result<(), Fault> {
+        let (staging, marker) = (self.shared.staging.clone(), marker.clone());
+        let written =
+            self.shared.blocking(self.cx, &self.running, move |_| staging.write_marker(&marker)).await;
+        written.map_err(|error| unusable(format!("the update could not be recorded: {}", error.kind())))
+    }
+
+    async fn record(&self, marker: &Marker) -> Result<(), Stop> {
+        Ok(self.write(marker).await?)
+    }
+
+    fn boot_id(&self) -> String {
+        self.cx.system().boot_id().0.to_string()
+    }
+
+    fn req_id(&self) -> Option<String> {
+        self.cx.req_id().map(|req_id| req_id.as_json().to_owned())
     }
 }
 
-/// The version reaches the install command as an argument: it must not be taken for an option.
+/// The version may reach an installer as an argument: it must not be taken for an option.
 fn check_version(version: Option<&str>) -> Result<(), Refusal> {
     match version {
         Some(version) if version.starts_with('-') || version.contains(char::is_control) => {
@@ -250,37 +338,12 @@ fn check_version(version: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn child(
-    command: &[String],
-    image: &std::path::Path,
-    version: Option<&str>,
-    time_limit: Duration,
-) -> ChildProcess {
-    let image = image.to_str().expect("FirmwareOptions::check wants a UTF-8 staging folder");
-    let argument = |argument: &String| match argument.as_str() {
-        "{image}" => image.to_owned(),
-        "{version}" => version.unwrap_or_default().to_owned(),
-        _ => argument.clone(),
+fn fault(error: &InstallError) -> Fault {
+    let status = match error {
+        InstallError::NoRoom(_) => UpdateStatus::OutOfMemory,
+        InstallError::Failed(_) | InstallError::Interrupted => UpdateStatus::UnsupportedImage,
     };
-    let (program, args) = command.split_first().expect("FirmwareOptions::check wants a program");
-    ChildProcess {
-        args: args.iter().map(argument).collect(),
-        time_limit,
-        output_limit: OUTPUT_LIMIT_BYTES,
-        ..ChildProcess::new(program)
-    }
-}
-
-fn is_of_this_boot(marker: &Marker, cx: &Context) -> bool {
-    marker.boot_id == boot_id(cx)
-}
-
-fn boot_id(cx: &Context) -> String {
-    cx.system().boot_id().0.to_string()
-}
-
-fn req_id(cx: &Context) -> Option<String> {
-    cx.req_id().map(|req_id| req_id.as_json().to_owned())
+    Fault::new(status, error.to_string())
 }
 
 fn unusable(reason: impl Into<String>) -> Fault {
@@ -291,17 +354,15 @@ fn damaged(error: io::Error) -> Fault {
     unusable(format!("the image cannot be read: {error}"))
 }
 
-/// `EX_CANTCREAT` of sysexits.h: no room for the image.
-const EXIT_NO_ROOM: i32 = 73;
+/// How often an installation, a judgement or a roll-back is started in all, crashes included: what kills the device
+/// three times would do it once more.
+const MAX_STARTS: u32 = 3;
 
-/// How long the check after a restart may take; `recover` has 30 seconds in all.
-const CHECK_LIMIT: Duration = Duration::from_secs(20);
-
-/// Kept back from the budget to report how the command ended.
+/// Kept back from the budget to report how the installation ended, or to roll it back.
 const CLOSING_TIME: Duration = Duration::from_secs(30);
 
-/// How much of the command's output is kept for the log, in bytes.
-const OUTPUT_LIMIT_BYTES: usize = 4 * 1024;
+/// Kept back from the 30 seconds of a judgement before the connection, to record what came of it.
+const JUDGEMENT_MARGIN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests;

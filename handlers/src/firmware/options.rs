@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::InstallOptions;
 use super::verify::PublicKey;
 
 /// How this device fetches and installs firmware.
@@ -48,30 +49,6 @@ pub enum Verification {
     Signed,
 }
 
-/// How an image is installed.
-///
-/// # Contract of the command
-/// * Exit status 0: installed. 65 (`EX_DATAERR`): this image cannot be used. 73 (`EX_CANTCREAT`): no room for it.
-///   Anything else: it failed. 73 becomes `updateStatus` 2, everything else 5 (`docs/protocol.md` §6.3).
-/// * `{image}` and `{version}` are replaced where they are a whole argument; there is no shell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InstallOptions {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// Asked after the restart whether what runs is healthy: exit status 0 says yes. It has 20 seconds, and runs
-    /// before the agent is connected. Without it a restart counts as success, also when a boot loader fell back to
-    /// the old firmware.
-    pub check: Option<Vec<String>>,
-    /// How long the command may take; the action's own budget bounds it too.
-    pub time_limit: Duration,
-    /// Whether the device restarts when the command has ended well.
-    pub restart_after_install: bool,
-    /// Whether the command may be started again after a crash in its middle.
-    pub install_is_repeatable: bool,
-    /// Whether the command is only logged, and the device not restarted.
-    pub dry_run: bool,
-}
-
 impl FirmwareOptions {
     /// Downloads only, with careful defaults: a verifier is required, 256 MiB at most, no `file:` addresses.
     pub fn new(staging: impl Into<PathBuf>) -> Self {
@@ -86,20 +63,6 @@ impl FirmwareOptions {
             bytes_per_second: None,
             on_progress: None,
             install: None,
-        }
-    }
-}
-
-impl InstallOptions {
-    /// A command that is not started twice, followed by no restart.
-    pub fn new(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            command: command.into_iter().map(Into::into).collect(),
-            check: None,
-            time_limit: DEFAULT_INSTALL_LIMIT,
-            restart_after_install: false,
-            install_is_repeatable: false,
-            dry_run: false,
         }
     }
 }
@@ -124,6 +87,12 @@ pub enum FirmwareOptionsError {
     /// A command has no program, or one without its path: no search path decides what installs firmware.
     #[error("the {0} command has to start with a program's absolute path")]
     Program(&'static str),
+    /// A file that is to be replaced is named by its whole path.
+    #[error("the firmware file {0:?} has to be an absolute path")]
+    Target(PathBuf),
+    /// A name that becomes one of a file in a folder.
+    #[error("{0:?} has to be the plain name of a file")]
+    FileName(String),
     /// The image's path is handed to the install command as an argument, which is text.
     #[error("the staging folder {0:?} has to be an absolute path in UTF-8")]
     Staging(PathBuf),
@@ -151,16 +120,7 @@ impl FirmwareOptions {
         if let Some((name, _)) = zeroes.iter().find(|(_, zero)| *zero) {
             return Err(FirmwareOptionsError::Zero(name));
         }
-        let Some(install) = &self.install else { return Ok(()) };
-        let starts_well =
-            |command: &[String]| command.first().is_some_and(|program| program.starts_with('/'));
-        if !starts_well(&install.command) {
-            return Err(FirmwareOptionsError::Program("install"));
-        }
-        if install.check.as_deref().is_some_and(|check| !starts_well(check)) {
-            return Err(FirmwareOptionsError::Program("check"));
-        }
-        Ok(())
+        self.install.as_ref().map_or(Ok(()), InstallOptions::check)
     }
 }
 
@@ -173,18 +133,16 @@ const DEFAULT_FRUITLESS_ATTEMPTS: u32 = 20;
 /// A mobile link that changes its cell is silent for some ten seconds.
 const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Writing an image to slow flash takes minutes; the action has half an hour in all.
-const DEFAULT_INSTALL_LIMIT: Duration = Duration::from_secs(25 * 60);
-
 #[cfg(test)]
 mod tests {
+    use super::super::CommandInstaller;
     use super::*;
 
     #[test]
     fn options_that_could_only_fail_later_are_refused_at_once() {
         let good = FirmwareOptions::new("/staging");
         let with = |command: &[&str]| FirmwareOptions {
-            install: Some(InstallOptions::new(command.iter().copied())),
+            install: Some(InstallOptions::new(CommandInstaller::new(command.iter().copied()))),
             ..good.clone()
         };
         assert_eq!(good.check(), Ok(()));

@@ -11,13 +11,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::image::Image;
+use super::install::Marker;
 
 /// | file | content | there from | until |
 /// |---|---|---|---|
 /// | `image.json` | [`Record`]: which image the next two belong to | before the first byte | the image is used or useless |
 /// | `image.part` | what has arrived of it | the first byte | it is complete and verified |
 /// | `image` | the verified image | then | it is installed |
-/// | `installed.json` | [`Marker`]: installed, the restart is to come | before the restart | it was judged |
+/// | `installed.json` | [`Marker`]: how far the installation is | before it begins | it was judged, and the platform told |
+/// | `installer/` | what the installer keeps across restarts | before it begins | likewise |
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
     folder: PathBuf,
@@ -37,15 +39,6 @@ pub(super) struct Record {
     /// The boot in which the part was last written. In another one only `synced` bytes of it can be trusted.
     #[serde(default)]
     pub(super) boot_id: Option<String>,
-}
-
-/// The install command ended well, and a restart is to put the image to use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Marker {
-    /// The request, as JSON text: a marker of another one is a leftover.
-    pub(super) req_id: Option<String>,
-    /// The boot in which it was installed: another one means that the restart has happened.
-    pub(super) boot_id: String,
 }
 
 impl Staging {
@@ -130,11 +123,6 @@ impl Staging {
         remove(&self.image())
     }
 
-    pub(super) fn remove_marker(&self) -> io::Result<()> {
-        remove(&self.marker_path())?;
-        self.sync()
-    }
-
     /// Removes everything; what cannot be removed is found and judged by the next [`begin`](Self::begin).
     pub(super) fn clear(&self) {
         for path in [self.marker_path(), self.part(), self.image(), self.record_path()] {
@@ -142,7 +130,22 @@ impl Staging {
                 tracing::warn!(path = %path.display(), %error, "firmware: could not remove a file");
             }
         }
+        if let Err(error) = remove_folder(&self.work()) {
+            tracing::warn!(path = %self.work().display(), %error, "firmware: could not remove a folder");
+        }
         let _ = self.sync();
+    }
+
+    /// The installer's own folder.
+    pub(super) fn work(&self) -> PathBuf {
+        self.folder.join("installer")
+    }
+
+    /// Makes the installer's folder, empty.
+    pub(super) fn begin_work(&self) -> io::Result<()> {
+        remove_folder(&self.work())?;
+        DirBuilder::new().mode(FOLDER_MODE).create(self.work())?;
+        self.sync()
     }
 
     /// Bytes that can still be written, as far as the file system tells.
@@ -201,6 +204,13 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions, Piece};
+use super::{
+    CommandInstaller, FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions,
+    Installer, Piece,
+};
 use crate::fake::{FakeServices, FakeSystem, ask, parts, raw};
 
 pub(super) const URI: &str = "http://images.example/luminaire-2.0";
@@ -25,20 +28,40 @@ pub(super) struct Rig {
     pub(super) server: Arc<FakeServer>,
     pub(super) options: FirmwareOptions,
     pub(super) folder: TempDir,
+    command: CommandInstaller,
 }
 
 impl Rig {
     /// A device that the platform told about the server's image.
     pub(super) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let install = InstallOptions::new(["/bin/install", "--to", "{image}", "{version}", "x{image}"]);
+        // In memory where there is such a folder: thousands of syncs are no part of what is tested.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let install = InstallOptions::new(command());
         let options =
             FirmwareOptions { install: Some(install), ..FirmwareOptions::new(folder.path().join("staging")) };
         let server = Arc::new(FakeServer::default());
-        let rig = Self { system: FakeSystem::new(), services: FakeServices::new(), server, options, folder };
+        let rig = Self {
+            system: FakeSystem::new(),
+            services: FakeServices::new(),
+            server,
+            options,
+            folder,
+            command: command(),
+        };
         rig.describe(json!({"uri": URI, "verifier": sha256(&image()), "version": "2.0", "state": 0, "updateStatus": 0}));
         rig.services.preset(attribute::DEVICE_INFO, json!({"model": "L1", "fwVersion": "1.0", "own": true}));
         rig
+    }
+
+    /// Changes the installer, which is a command.
+    pub(super) fn command(&mut self, change: impl FnOnce(&mut CommandInstaller)) {
+        change(&mut self.command);
+        self.install().installer = Arc::new(self.command.clone());
+    }
+
+    /// Another installer.
+    pub(super) fn installer(&mut self, installer: impl Installer) {
+        self.install().installer = Arc::new(installer);
     }
 
     pub(super) fn install(&mut self) -> &mut InstallOptions {
@@ -67,6 +90,11 @@ impl Rig {
             (value["state"].as_u64().unwrap(), value["updateStatus"].as_u64().unwrap())
         };
         self.services.changes().into_iter().map(value).collect()
+    }
+
+    /// Counted elsewhere already.
+    pub(super) fn forget_changes(&self, count: usize) {
+        assert_eq!(self.services.take_changes().len(), count);
     }
 
     /// The program ends and starts again: only the model and the staging folder remain.
@@ -111,6 +139,12 @@ impl Rig {
 
     pub(super) async fn perform_as(&self, route: Route, cx: Context) -> Result<Performed, Failure> {
         self.table().handler(&route).unwrap().after_ack(&cx, Some(&raw(json!({})))).await
+    }
+
+    /// The same, for a task of its own that may panic.
+    pub(super) fn detached(&self, route: Route) -> impl Future<Output = Result<Performed, Failure>> + use<> {
+        let (table, cx) = (self.table(), self.cx());
+        async move { table.handler(&route).unwrap().after_ack(&cx, Some(&raw(json!({})))).await }
     }
 
     pub(super) async fn recover(&self, route: Route) -> Recovery {
@@ -258,6 +292,10 @@ impl Fetcher for FakeServer {
         }
         Ok(())
     }
+}
+
+fn command() -> CommandInstaller {
+    CommandInstaller::new(["/bin/install", "--to", "{image}", "{version}", "x{image}"])
 }
 
 /// A hundred bytes, all different.

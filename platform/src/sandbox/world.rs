@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use iotdm_agent::{Agent, Broker as BrokerAddress, Config, Limits};
 use iotdm_core::{Action, DeviceInfo, Identity, Late, Reboot, System};
-use iotdm_handlers::firmware::{Firmware, FirmwareOptions, HttpFetcher, InstallOptions, Progress};
+use iotdm_handlers::firmware::{
+    CommandInstaller, Firmware, FirmwareOptions, HttpFetcher, InstallOptions, Progress,
+};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -125,10 +127,10 @@ struct DeviceParts {
 
 impl DeviceParts {
     fn assemble(&self, system: Arc<dyn System>) -> Result<Agent, String> {
+        let installer = CommandInstaller { restart: true, ..CommandInstaller::new([INSTALLER, "{image}"]) };
         let install = InstallOptions {
-            check: Some(vec![HEALTH_CHECK.into()]),
-            restart_after_install: true,
-            ..InstallOptions::new([INSTALLER, "{image}"])
+            health_check: Some(vec![HEALTH_CHECK.into()]),
+            ..InstallOptions::new(installer)
         };
         let options = FirmwareOptions {
             on_progress: Some(self.progress.clone()),

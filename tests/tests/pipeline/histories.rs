@@ -7,10 +7,12 @@ mod resets;
 mod scripts;
 mod unit;
 
+use std::sync::Arc;
+
 use iotdm_agent::testing::histories::{Event, Histories};
 use iotdm_core::{Action, Download, FactoryReset, Reboot, Route, Update};
 use iotdm_handlers::diagnostics::ClearErrorCodes;
-use iotdm_handlers::firmware::{FirmwareOptions, InstallOptions, Verification};
+use iotdm_handlers::firmware::{CommandInstaller, FirmwareOptions, InstallOptions, Verification};
 use serde_json::{Value, json};
 
 use unit::{Unit, describe};
@@ -88,7 +90,7 @@ fn the_histories_of_the_reference_handlers_are_eventful() {
         "the power goes while an image is fetched",
         "the process dies while an image is fetched",
         "mgmt/initiate/firmware/update Recover Judged(Done)",
-        "mgmt/initiate/firmware/update Recover Judged(Abandon)",
+        "mgmt/initiate/firmware/update Recover Judged(RunAgain)",
         "mgmt/initiate/firmware/download Recover Judged(RunAgain)",
     ] {
         assert!(seen.contains_key(expected), "never seen: {expected}; {seen:#?}");
@@ -107,13 +109,18 @@ fn install(options: &mut FirmwareOptions) -> &mut InstallOptions {
 
 #[test]
 fn an_installation_that_is_wrongly_called_repeatable_is_found() {
-    broken(&with(|options| install(options).install_is_repeatable = true), "no request installs twice");
+    let repeatable = |options: &mut FirmwareOptions| {
+        let installer = CommandInstaller::new(["/usr/bin/install", "{image}", "{version}"]);
+        install(options).installer =
+            Arc::new(CommandInstaller { restart: true, repeatable: true, ..installer });
+    };
+    broken(&with(repeatable), "no request installs twice");
 }
 
 #[test]
 fn a_success_without_a_look_at_what_runs_is_found() {
     let law = "success is reported only of what was installed and is healthy";
-    broken(&with(|options| install(options).check = None), law);
+    broken(&with(|options| install(options).health_check = None), law);
 }
 
 /// Without a verifier nothing shows that the server sent another image.

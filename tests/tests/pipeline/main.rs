@@ -9,6 +9,7 @@ mod crashes;
 mod diagnostics;
 mod disagreements;
 mod firmware_download;
+mod firmware_install;
 mod histories;
 mod own_action;
 mod product;

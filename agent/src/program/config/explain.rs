@@ -42,9 +42,10 @@ fn missing(key: &str) -> &'static str {
         "actions.firmware.staging_dir" => {
             "add the folder that keeps images until they are installed, such as staging_dir = \"/var/lib/iotdm-agent/images\""
         }
-        "actions.firmware.install_command" => {
-            "add the program that installs an image and its arguments, such as install_command = [\"/usr/lib/iotdm-agent/install\", \"{image}\"]"
+        "actions.firmware.mender_module.module" => {
+            "add the update module, such as module = \"/usr/share/mender/modules/v3/single-file\""
         }
+        "actions.firmware.file.target" => "add the path of the file that is the firmware",
         _ if key.ends_with(".bundle") => "add the id of the extension bundle that the action stands in",
         _ if key.ends_with(".action") => "add the action's id as the extension bundle has it",
         _ if key.ends_with(".name") && key.contains("diagnostics") => {

@@ -11,9 +11,9 @@ use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
     Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
-    Kept, KeptBytes, LateChoice, Lifetime, NameText, Outbox, Pending, Percent, Port, ProxyText,
-    PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, VariableName,
-    Whole,
+    Kept, KeptBytes, LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, Port,
+    ProxyText, PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit,
+    VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -125,9 +125,19 @@ pub(super) struct Actions {
 #[serde(deny_unknown_fields, expecting = "a section, [actions.firmware]")]
 pub(super) struct Firmware {
     pub(super) staging_dir: FilePath,
-    pub(super) install_command: Command,
     #[serde(default)]
-    pub(super) restart_after_install: bool,
+    pub(super) installer: InstallerName,
+    pub(super) install_command: Option<Command>,
+    pub(super) running_command: Option<Command>,
+    pub(super) commit_command: Option<Command>,
+    pub(super) rollback_command: Option<Command>,
+    pub(super) restart_after_install: Option<bool>,
+    pub(super) health_check: Option<Command>,
+    pub(super) managed_within: Option<Span<ManagedWithin>>,
+    pub(super) rauc: Option<Rauc>,
+    pub(super) swupdate: Option<Swupdate>,
+    pub(super) mender_module: Option<MenderModule>,
+    pub(super) file: Option<FirmwareFile>,
     pub(super) verify: Option<Verify>,
     #[serde(default)]
     pub(super) public_keys: Vec<PublicKeyText>,
@@ -149,6 +159,53 @@ pub(super) struct Firmware {
     pub(super) install_budget: Option<Span<Budget>>,
     #[serde(default)]
     pub(super) late: LateChoice,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum InstallerName {
+    #[default]
+    Command,
+    Rauc,
+    Swupdate,
+    MenderModule,
+    File,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [actions.firmware.rauc]")]
+pub(super) struct Rauc {
+    pub(super) program: Option<FilePath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [actions.firmware.swupdate]")]
+pub(super) struct Swupdate {
+    pub(super) program: Option<FilePath>,
+    pub(super) client: bool,
+    pub(super) key_file: Option<FilePath>,
+    pub(super) select: BTreeMap<String, String>,
+    pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [actions.firmware.mender_module]")]
+pub(super) struct MenderModule {
+    pub(super) module: FilePath,
+    pub(super) payload_name: Option<String>,
+    #[serde(default)]
+    pub(super) files: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) device_type: String,
+    #[serde(default)]
+    pub(super) meta_data: toml::Table,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section, [actions.firmware.file]")]
+pub(super) struct FirmwareFile {
+    pub(super) target: FilePath,
+    pub(super) activate_command: Option<Command>,
 }
 
 #[derive(Debug, Default, Deserialize)]

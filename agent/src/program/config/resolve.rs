@@ -15,6 +15,7 @@ use crate::program::logging::LogSettings;
 mod actions;
 mod diagnostics;
 mod firmware;
+mod install;
 mod json;
 mod scripts;
 

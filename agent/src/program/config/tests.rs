@@ -7,7 +7,7 @@ use std::time::Duration;
 use iotdm_core::Late;
 use tempfile::TempDir;
 
-use super::{Settings, Surroundings};
+use super::{FirmwareInstaller, Settings, Surroundings};
 
 mod attributes;
 mod firmware;
@@ -120,6 +120,26 @@ fn a_lifetime_of_zero_is_for_ever() {
 }
 
 #[test]
+fn every_installer_can_be_named() {
+    let reboot = "[actions.reboot]\ncommand = [\"/bin/true\"]\n[actions.firmware]\nstaging_dir = \"x\"\n";
+    for (name, more) in [
+        ("command", "install_command = [\"/bin/sh\", \"{image}\"]\nrollback_command = [\"/bin/sh\"]\n"),
+        ("rauc", "health_check = [\"/bin/sh\"]\nmanaged_within = \"5m\"\n"),
+        ("swupdate", "[actions.firmware.swupdate]\nselect = { \"1\" = \"stable,copy2\" }\n"),
+        (
+            "mender-module",
+            "[actions.firmware.mender_module]\nmodule = \"/m\"\nfiles = { dest_dir = \"/usr/bin\" }\n",
+        ),
+        ("file", "[actions.firmware.file]\ntarget = \"/usr/bin/lamp\"\n"),
+    ] {
+        let firmware = load(&format!("{reboot}installer = \"{name}\"\n{more}")).actions.firmware.unwrap();
+        let debug = format!("{:?}", firmware.installer).to_lowercase();
+        assert!(debug.starts_with(&name.replace('-', "")), "{debug}");
+        assert_eq!(firmware.restart_after_install, !matches!(name, "command" | "file"), "{name}");
+    }
+}
+
+#[test]
 fn relative_paths_start_at_the_file_s_folder() {
     let place = Place::with(&with_device(
         "[journal]\npath = \"state/journal\"\n\
@@ -131,8 +151,9 @@ fn relative_paths_start_at_the_file_s_folder() {
     assert_eq!(settings.journal, place.path("state/journal"));
     let firmware = settings.actions.firmware.unwrap();
     assert_eq!(firmware.staging_dir, place.path("images"));
-    assert_eq!(firmware.install_command.program, place.path("./install"));
-    assert_eq!(firmware.install_command.args, ["now"], "arguments stay as they are");
+    let FirmwareInstaller::Command { install, .. } = firmware.installer else { panic!("a command") };
+    assert_eq!(install.program, place.path("./install"));
+    assert_eq!(install.args, ["now"], "arguments stay as they are");
     assert_eq!(settings.actions.scripts[0].program, place.path("bin/dim"));
     assert_eq!(settings.actions.scripts[0].directory, Some(place.path("work")));
     assert_eq!(settings.actions.scripts[1].program, Path::new("sh"), "a name alone is searched in PATH");

@@ -77,6 +77,8 @@ ranges! {
     /// Below five seconds a mobile link that changes its cell would be cut.
     StallLimit: "a stall limit", 5, HOUR;
     Attempts: "a number of attempts", 1, 10_000;
+    /// A network takes a while to come up; longer than an hour nobody waits for a verdict on an update.
+    ManagedWithin: "a time to be managed", 10, HOUR;
     RefuseAfter: "an age", 1, 365 * DAY;
     MinInterval: "a time between notifications", 1, DAY;
     /// It is held in memory, once as it is and once compressed.

@@ -109,6 +109,11 @@ impl Services for OnTheSpot {
         self.cx.report(report).await
     }
 
+    async fn managed(&self) {
+        self.machine.unless_dead().await;
+        self.cx.managed().await;
+    }
+
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
         if let Some(work) = self.machine.hold_if_dead(work) {
             work();

@@ -1,3 +1,7 @@
+mod ab;
+mod judgement;
+pub(super) mod lives;
+
 use std::path::PathBuf;
 
 use iotdm_core::{
@@ -12,7 +16,7 @@ use crate::firmware::tests::{Rig, image, status};
 const UPDATE: Route = Route::FirmwareUpdate;
 
 /// A device with the image downloaded, before anything else was asked.
-async fn downloaded() -> Rig {
+pub(super) async fn downloaded() -> Rig {
     let mut rig = Rig::new();
     rig.perform(Route::FirmwareDownload).await.unwrap();
     rig.crash();
@@ -22,7 +26,7 @@ async fn downloaded() -> Rig {
 /// The same, with a restart as part of the installation.
 async fn restarting() -> Rig {
     let mut rig = downloaded().await;
-    rig.install().restart_after_install = true;
+    rig.command(|command| command.restart = true);
     rig
 }
 
@@ -30,13 +34,13 @@ fn device_info(rig: &Rig) -> Value {
     rig.cx().attribute(attribute::DEVICE_INFO).unwrap()
 }
 
-fn check_installed(rig: &Rig) {
+pub(super) fn check_installed(rig: &Rig) {
     assert_eq!(rig.state(), (0, 0));
     assert_eq!(device_info(rig), json!({"model": "L1", "fwVersion": "2.0", "own": true}));
     assert_eq!(rig.files(), Vec::<String>::new());
 }
 
-fn check_failed(rig: &Rig, expected: UpdateStatus) {
+pub(super) fn check_failed(rig: &Rig, expected: UpdateStatus) {
     assert_eq!(rig.state(), (0, status(expected)));
     assert_eq!(device_info(rig)["fwVersion"], "1.0");
     assert_eq!(rig.files(), Vec::<String>::new());
@@ -155,9 +159,9 @@ async fn a_restart_that_cannot_begin_is_a_failed_update() {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_restart_the_check_decides() {
-    for (exit, recovery) in [(0, Recovery::Done), (1, Recovery::Abandon)] {
+    for (exit, recovery) in [(0, Recovery::Done), (1, Recovery::RunAgain)] {
         let mut rig = restarting().await;
-        rig.install().check = Some(vec!["/bin/check".into(), "{version}".into()]);
+        rig.install().health_check = Some(vec!["/bin/check".into(), "{version}".into()]);
         rig.perform(UPDATE).await.unwrap();
         rig.crash();
         rig.system.set_boot_id("boot-2");
@@ -166,7 +170,12 @@ async fn after_the_restart_the_check_decides() {
         assert_eq!(rig.system.runs()[1].args, ["2.0"]);
         match recovery {
             Recovery::Done => check_installed(&rig),
-            _ => check_failed(&rig, UpdateStatus::UnsupportedImage),
+            // The restart may take as long as it needs: what is taken back is taken back after the 202.
+            _ => {
+                let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
+                assert_eq!(reason, "the health check ended with exit status 1; there is no way back");
+                check_failed(&rig, UpdateStatus::UnsupportedImage);
+            }
         }
     }
 }
@@ -194,18 +203,15 @@ async fn a_crash_before_the_command_starts_again() {
     check_installed(&rig);
 }
 
-/// The agent is gone when the command ends: whether it had its effect cannot be known.
+/// The program dies while the command runs: whether it had its effect cannot be known.
 #[tokio::test(start_paused = true)]
 async fn a_crash_in_the_command_repeats_it_only_where_that_is_allowed() {
     for repeatable in [true, false] {
         let mut rig = downloaded().await;
-        rig.install().install_is_repeatable = repeatable;
-        let services = rig.services.clone();
-        rig.system.on_run(move |_| {
-            services.stop();
-            Ok(output(0, "", ""))
-        });
-        assert!(rig.perform(UPDATE).await.is_err());
+        rig.command(|command| command.repeatable = repeatable);
+        rig.system.on_run(|_| panic!("the program dies"));
+        assert!(tokio::spawn(rig.detached(UPDATE)).await.is_err());
+        rig.system.on_run(|_| Ok(output(0, "", "")));
         rig.crash();
         assert_eq!(rig.state(), (2, 1));
         if repeatable {
@@ -213,7 +219,9 @@ async fn a_crash_in_the_command_repeats_it_only_where_that_is_allowed() {
             assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Complete));
             check_installed(&rig);
         } else {
-            assert_eq!(rig.recover(UPDATE).await, Recovery::Abandon);
+            assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+            let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
+            assert_eq!(reason, "the installation was interrupted and may not be repeated");
             assert_eq!(rig.notified(), [(0, status(UpdateStatus::UnsupportedImage))]);
             check_failed(&rig, UpdateStatus::UnsupportedImage);
         }

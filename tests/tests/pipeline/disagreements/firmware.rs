@@ -7,7 +7,7 @@ use std::sync::Arc;
 use iotdm_agent::testing::Running;
 use iotdm_core::{Action, Download, Route, UpRoute, Update};
 use iotdm_handlers::firmware::{
-    FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions, Piece,
+    CommandInstaller, FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions, Piece,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -87,7 +87,7 @@ impl Lamp {
 }
 
 fn bundle(folder: &Path) -> Firmware {
-    let install = InstallOptions::new(["/usr/bin/install-image", "{image}"]);
+    let install = InstallOptions::new(CommandInstaller::new(["/usr/bin/install-image", "{image}"]));
     let options = FirmwareOptions { install: Some(install), ..FirmwareOptions::new(folder) };
     Firmware::new(options, Arc::new(Server)).expect("the options are usable")
 }

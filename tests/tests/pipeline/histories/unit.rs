@@ -9,7 +9,7 @@ use iotdm_agent::testing::histories::Machine;
 use iotdm_agent::{Builder, Device};
 use iotdm_core::{ChildError, ChildExit, ChildOutput, ChildProcess, Severity, attribute};
 use iotdm_handlers::firmware::{
-    FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions, Piece,
+    CommandInstaller, FetchError, FetchRequest, Fetcher, Firmware, FirmwareOptions, InstallOptions, Piece,
 };
 use iotdm_handlers::{Diagnostics, Restarts, ScriptSpec, Scripts};
 use serde_json::{Value, json};
@@ -37,10 +37,10 @@ impl Unit {
 
     /// The reference handlers, with firmware options that a test may make worse.
     pub(super) fn register(&self, builder: Builder, worse: fn(&mut FirmwareOptions)) -> Builder {
+        let installer = CommandInstaller::new(["/usr/bin/install", "{image}", "{version}"]);
         let install = InstallOptions {
-            check: Some(vec!["/usr/bin/check".into(), "{version}".into()]),
-            restart_after_install: true,
-            ..InstallOptions::new(["/usr/bin/install", "{image}", "{version}"])
+            health_check: Some(vec!["/usr/bin/check".into(), "{version}".into()]),
+            ..InstallOptions::new(CommandInstaller { restart: true, ..installer })
         };
         let mut options = FirmwareOptions {
             install: Some(install),

@@ -18,7 +18,7 @@ impl Resolver<'_> {
         Actions {
             reboot,
             factory_reset,
-            firmware: actions.firmware.map(|section| self.firmware(section, can_restart)),
+            firmware: actions.firmware.and_then(|section| self.firmware(section, can_restart)),
             diagnostics,
             scripts: self.scripts(actions.script, actions.scripts_dir.as_ref(), &taken),
         }

@@ -13,41 +13,27 @@ use super::super::{FirmwareAction, Verify, file, references};
 use super::Resolver;
 
 impl Resolver<'_> {
-    pub(super) fn firmware(&mut self, section: file::Firmware, can_restart: bool) -> FirmwareAction {
-        if section.restart_after_install && !can_restart {
-            self.problem(
-                "actions.firmware.restart_after_install",
-                "needs a command to restart with; add an [actions.reboot] section",
-            );
-        }
+    pub(super) fn firmware(
+        &mut self,
+        mut section: file::Firmware,
+        can_restart: bool,
+    ) -> Option<FirmwareAction> {
         let verify = self.verify(&section);
         let client_pem = self.client_pem(&section);
         let proxy = self.proxy(&section);
-        let install_command = self.command("actions.firmware.install_command", section.install_command);
-        if !install_command.program.is_absolute() {
-            self.problem(
-                "actions.firmware.install_command",
-                format!(
-                    "{:?} is a name alone; write the program's path: no search decides what installs firmware",
-                    install_command.program
-                ),
-            );
-        }
-        if !install_command.args.iter().any(|argument| argument == "{image}") {
-            self.warnings.push(
-                "actions.firmware.install_command: no argument is \"{image}\": the program is not told where the image is"
-                    .into(),
-            );
-        }
-        FirmwareAction {
+        let ca_pem = self.authorities("actions.firmware.ca_file", section.ca_file.as_ref());
+        let install = self.install(&mut section, can_restart);
+        Some(FirmwareAction {
             staging_dir: self.path(&section.staging_dir),
-            install_command,
-            restart_after_install: section.restart_after_install,
+            installer: install.installer?,
+            restart_after_install: install.restart,
+            health_check: install.health_check,
+            managed_within: install.managed_within,
             verify,
             public_keys: section.public_keys.into_iter().map(|key| key.0).collect(),
             max_image_bytes: section.max_image_bytes.map_or(DEFAULT_IMAGE_BYTES, |bytes| bytes.get()),
             allow_file_uri: section.allow_file_uri,
-            ca_pem: self.authorities("actions.firmware.ca_file", section.ca_file.as_ref()),
+            ca_pem,
             client_pem,
             proxy,
             bytes_per_second: section.bytes_per_second.and_then(|rate| NonZeroU64::new(rate.get())),
@@ -58,7 +44,7 @@ impl Resolver<'_> {
             download_budget: section.download_budget.map_or(Download::PERFORM_BUDGET, |budget| budget.get()),
             install_budget: section.install_budget.map_or(Update::PERFORM_BUDGET, |budget| budget.get()),
             late: section.late.0,
-        }
+        })
     }
 
     /// Whoever names keys wants signatures, unless the file says otherwise.

@@ -19,7 +19,7 @@ impl Resolver<'_> {
         Some(value)
     }
 
-    fn json(&mut self, key: &str, value: toml::Value) -> Option<Value> {
+    pub(super) fn json(&mut self, key: &str, value: toml::Value) -> Option<Value> {
         match value {
             toml::Value::String(text) => Some(Value::String(text)),
             toml::Value::Integer(number) => Some(number.into()),

@@ -88,6 +88,28 @@ fn an_install_command_that_would_be_searched() {
 }
 
 #[test]
+fn an_installer_that_lacks_what_it_needs_or_has_what_it_ignores() {
+    let firmware = "[actions.firmware]\nstaging_dir = \"x\"\n";
+    check(
+        &format!("{firmware}installer = \"rauc\"\n"),
+        "agent.toml:7:13: actions.firmware.installer: needs a command to restart with; add an [actions.reboot] section",
+    );
+    check(
+        &format!(
+            "{firmware}installer = \"file\"\ncommit_command = [\"/bin/true\"]\n[actions.firmware.file]\ntarget = \"/x\"\n"
+        ),
+        "agent.toml:8:18: actions.firmware.commit_command: is of no use with installer = \"file\"; remove it, or name its \
+         installer",
+    );
+    check(
+        &format!(
+            "{firmware}installer = \"file\"\nmanaged_within = \"5s\"\n[actions.firmware.file]\ntarget = \"/x\"\n"
+        ),
+        "agent.toml:8:18: actions.firmware.managed_within: 5s is out of range; a time to be managed is 10s to 1h",
+    );
+}
+
+#[test]
 fn a_script_for_an_action_that_is_served_already() {
     let script = "[[actions.script]]\nbundle = \"iotdm\"\naction = \"clearLog\"\nprogram = \"sh\"\n";
     check(
