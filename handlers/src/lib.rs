@@ -14,7 +14,7 @@
 //! ```
 //!
 //! * **Restart**: [`Restarts`] answers 202 and lets the [`System`](iotdm_core::System) restart the machine, or return
-//!   it to its delivery state.
+//!   it to its delivery state; [`reboot`] has both under rules, and a reset that wipes declared paths.
 //! * **Firmware**: [`firmware`] fetches an image, verifies it and has it installed.
 //! * **Scripts**: [`Scripts`] lets the platform run programs of the operator's choice as custom actions, with
 //!   arguments that stand in the configuration, never in a request.

@@ -13,9 +13,9 @@ use crate::harness::{Place, World, lamp, nowhere, within};
 
 /// A data folder, and the sections of a reset that wipes it.
 fn product() -> (TempDir, String) {
-    let data = TempDir::new().expect("a folder for the test");
-    let path = data.path().canonicalize().expect("it was made just before");
-    fs::create_dir(path.join("data")).expect("the folder is empty");
+    let data = TempDir::new().expect("a folder for temporary files");
+    let path = data.path().canonicalize().expect("the folder is ours");
+    fs::create_dir(path.join("data")).expect("the folder is ours");
     fill(&path);
     let path = path.display();
     let sections = format!(
@@ -26,7 +26,7 @@ fn product() -> (TempDir, String) {
 }
 
 fn fill(path: &Path) {
-    fs::write(path.join("data/user"), "data").expect("the folder is there");
+    fs::write(path.join("data/user"), "data").expect("the folder is ours");
 }
 
 fn calls(data: &TempDir) -> String {
@@ -59,7 +59,7 @@ async fn a_reset_wipes_runs_what_follows_and_restarts_and_a_killed_agent_only_re
 #[tokio::test]
 async fn the_programs_of_the_operator_decide() {
     let world = World::start().await;
-    let folder = TempDir::new().expect("a folder for the test");
+    let folder = TempDir::new().unwrap();
     let may = folder.path().join("may.sh");
     let rules = format!("veto_command = [\"sh\", \"{}\"]\nmax_restarts = 1\n", may.display());
     let sections = format!("[actions.reboot]\ncommand = [\"true\"]\n{rules}");
