@@ -121,6 +121,10 @@ impl Fetcher for Server {
             1 => return Err(FetchError::Transport("nobody listens".into())),
             2 => return Err(FetchError::Status(503)),
             3 => return Err(FetchError::Status(404)),
+            9 => {
+                let retry_after = Duration::from_secs(self.0.draw(600));
+                return Err(FetchError::Busy { status: 503, retry_after });
+            }
             4 => image[7] ^= 1,
             _ => {}
         }
