@@ -1,5 +1,7 @@
 //! What handlers with bounds are not given, and what the platform is told of them.
 
+use proptest::prelude::*;
+
 use super::*;
 
 struct Fade;
@@ -194,4 +196,38 @@ fn the_table_prints_one_extension_package_for_each_bundle() {
         }
     ]);
     assert_eq!(packages, expected, "{packages:#}");
+}
+
+/// A number as the platform may send it.
+fn sent(number: i64, as_text: bool) -> Value {
+    if as_text { number.to_string().into() } else { number.into() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Judged by what the bounds mean, not by how they are checked.
+    #[test]
+    fn a_request_reaches_its_handler_if_and_only_if_it_keeps_the_bounds(
+        percent in prop_oneof![-3_i64..104, any::<i64>()],
+        as_text in any::<bool>(),
+        room in prop::option::of(prop_oneof!["[a-z]{0,10}", any::<String>()]),
+    ) {
+        let mut fields = vec![json!({"field": "percent", "value": sent(percent, as_text)})];
+        fields.extend(room.iter().map(|room| json!({"field": "room", "value": room})));
+        let fits = |room: &String| {
+            (1..=8).contains(&room.len()) && room.bytes().all(|byte| byte.is_ascii_lowercase())
+        };
+        let expected = (0..=100).contains(&percent) && room.as_ref().is_none_or(fits);
+
+        let mut table = Table::new();
+        table.on::<Fade>(Device).unwrap();
+        let raw = serde_json::value::to_raw_value(&json!({ "fields": fields })).unwrap();
+        let refusal = table.check(&Fade::ROUTE, Some(&raw)).err();
+        prop_assert_eq!(refusal.is_none(), expected, "{:?}", refusal);
+        if let Some(refusal) = refusal {
+            let named = refusal.message().starts_with("d.percent: ") || refusal.message().starts_with("d.room: ");
+            prop_assert!(named, "{}", refusal);
+        }
+    }
 }
