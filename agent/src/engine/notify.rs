@@ -27,6 +27,11 @@ impl Engine {
 
     /// At start: who observes, what they were told, and what they were still to be told.
     pub(super) fn watch_observed(&mut self) {
+        // What was on its way when the process died may stand beside what was to follow it.
+        self.outbox.merge_notifies();
+        for place in self.outbox.superseded() {
+            self.drop_from_outbox(place);
+        }
         let observed: Vec<String> = self.model.observations().map(|(field, _)| field.clone()).collect();
         for field in observed {
             let stale = !self.watch(&field);

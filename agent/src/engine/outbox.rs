@@ -305,7 +305,7 @@ impl Outbox {
     }
 
     /// Two notifications of one attribute, one of which was on its way, become the later one.
-    fn merge_notifies(&mut self) {
+    pub(super) fn merge_notifies(&mut self) {
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         for (place, entry) in &self.entries {
             if let Item::Notify { field, .. } = &entry.item {

@@ -243,3 +243,18 @@ fn the_firmware_attribute_is_never_held_back() {
     }
     assert_eq!(notified(&world).len(), 4);
 }
+
+/// One was on its way, unacknowledged, and the next had followed it: the journal held both.
+#[test]
+fn two_notifications_that_a_crash_leaves_are_sent_as_one() {
+    let mut world = world();
+    world.broker.pubacks = false;
+    set(&mut world, 10);
+    set(&mut world, 20);
+    world.pass(secs(31));
+    assert_eq!(notified(&world), [10, 20]);
+    world.crash();
+    world.broker.pubacks = true;
+    world.start();
+    assert_eq!(notified(&world), [10, 20, 20]);
+}
