@@ -249,12 +249,14 @@ fn the_firmware_attribute_is_never_held_back() {
 fn two_notifications_that_a_crash_leaves_are_sent_as_one() {
     let mut world = world();
     world.broker.pubacks = false;
+    world.broker.rc.insert("notify", None);
     set(&mut world, 10);
     set(&mut world, 20);
     world.pass(secs(31));
     assert_eq!(notified(&world), [10, 20]);
     world.crash();
     world.broker.pubacks = true;
+    world.broker.rc.clear();
     world.start();
     assert_eq!(notified(&world), [10, 20, 20]);
 }
