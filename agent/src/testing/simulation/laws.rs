@@ -49,7 +49,6 @@ pub(crate) struct Laws {
     arrivals: u64,
     /// How many messages the platform has received.
     received: u64,
-    /// How many journals there were.
     pub(crate) journals: u64,
     /// The journal is empty, and no fence was passed since.
     quarantine: bool,
@@ -149,6 +148,7 @@ impl Laws {
     /// The broker has handed a message to the agent.
     pub(crate) fn delivered(&mut self, number: u64, delivered: &Delivered, at: Duration) {
         self.now = at;
+        self.attributes.delivered(number, delivered);
         if let Some(copy) = self.copies.get_mut(&number) {
             copy.delivered_at = Some(self.received);
             let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");

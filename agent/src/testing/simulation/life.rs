@@ -239,7 +239,6 @@ impl<'a> Life<'a> {
         let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
         if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
-            self.world.laws.attributes.delivered_again(&delivered);
             self.world.laws.delivered(number, &delivered, self.world.elapsed);
             self.world.input(Input::Delivered(delivered));
         }

@@ -1,5 +1,6 @@
 //! The laws of attributes: what the platform believes of them is so, it hears of them in time, and not too often.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub(crate) struct Attributes {
     /// The number of the place that the platform believes the device to be at: where it has put it, or what was reported
     /// to it, whichever came later. None where it may have lost a message.
     pub(crate) believed_place: Option<u64>,
+    /// The numbers of the updates that were delivered.
+    updates: BTreeSet<u64>,
 }
 
 impl Attributes {
@@ -41,12 +44,14 @@ impl Attributes {
 
     pub(super) fn journal_is_empty(&mut self) {
         let (has_threshold, misses_notifies) = (self.has_threshold, self.misses_notifies);
-        *self = Self { has_threshold, misses_notifies, ..Self::default() };
+        let updates = std::mem::take(&mut self.updates);
+        *self = Self { has_threshold, misses_notifies, updates, ..Self::default() };
     }
 
-    /// What has no reqId is carried out again, after what came since.
-    pub(crate) fn delivered_again(&mut self, delivered: &Delivered) {
-        if delivered.topic.ends_with("device/update") {
+    /// What has no reqId is carried out again when it is delivered again, after what came since.
+    pub(super) fn delivered(&mut self, number: u64, delivered: &Delivered) {
+        let is_update = delivered.topic.ends_with("device/update");
+        if is_update && !self.updates.insert(number) {
             self.believed_place = None;
         }
     }
