@@ -24,9 +24,9 @@ pub use facts::{
 #[cfg(feature = "layer")]
 pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
 pub use upload::{
-    DEFAULT_UPLOAD_BYTES, Flag, HttpUploader, HttpUploaderError, LogOrigin, LogSource, LogUpload,
-    MAX_UPLOAD_BYTES, Put, UploadError, UploadHost, UploadHostError, UploadLog, UploadOptions,
-    UploadOptionsError, UploadRequest, Uploaded, Uploader, WholeNumber,
+    DEFAULT_UPLOAD_BYTES, HttpUploader, HttpUploaderError, LogOrigin, LogSource, LogUpload, MAX_UPLOAD_BYTES,
+    Put, UploadError, UploadHost, UploadHostError, UploadLog, UploadOptions, UploadOptionsError,
+    UploadRequest, Uploaded, Uploader,
 };
 
 /// Sends error codes and log entries to the platform: from anywhere in the product, merged, at a bounded rate.
@@ -175,6 +175,7 @@ pub struct ClearErrorCodes;
 
 impl Action for ClearErrorCodes {
     const ROUTE: Route = Route::custom("iotdm", "clearErrorCodes");
+    const TITLE: &'static str = "Clear the error codes";
     // Clearing what is clear does no harm.
     const INTERRUPTED: Interrupted = Interrupted::RunAgain;
     type Request = Empty;
@@ -187,6 +188,7 @@ pub struct ClearLog;
 
 impl Action for ClearLog {
     const ROUTE: Route = Route::custom("iotdm", "clearLog");
+    const TITLE: &'static str = "Clear the log";
     const INTERRUPTED: Interrupted = Interrupted::RunAgain;
     type Request = Empty;
     type Reply = Finished<()>;

@@ -261,6 +261,58 @@ fn every_test_that_needs_mosquitto_is_where_it_is_run() {
 #[test]
 fn every_test_that_the_threats_name_exists() {
     let threats = read("docs/threats.md");
+    let tests = tests();
+    let mut problems = Vec::new();
+    let rows = threats.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 3);
+    for row in rows.filter(|row| !row.starts_with("| threat |")) {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let named = quoted(cell);
+        if named.is_empty() {
+            problems.push(format!("docs/threats.md names no test: {row}"));
+        }
+        let gone = named.iter().filter(|name| !tests.contains(**name));
+        problems.extend(gone.map(|name| format!("docs/threats.md: there is no test {name}")));
+    }
+    nothing(&problems);
+}
+
+/// Every situation of every handler has a test, or a reason why there is none.
+#[test]
+fn every_situation_of_a_handler_has_a_test() {
+    let tests = tests();
+    let mut problems = Vec::new();
+    let mut tables = 0;
+    for page in text_files().into_iter().filter(|file| file.path.starts_with("docs/handlers/")) {
+        let mut columns = 0;
+        for line in page.text.lines() {
+            let cells: Vec<&str> = line.trim().trim_matches('|').split(" | ").map(str::trim).collect();
+            if !line.starts_with('|') {
+                columns = 0;
+            } else if line.contains("crash before decision") {
+                (columns, tables) = (cells.len(), tables + 1);
+            } else if columns > 0 && !line.starts_with("|-") && !line.starts_with("| -") {
+                let of = |what: String| format!("{}: {}: {what}", page.path, cells[0]);
+                if cells.len() != columns {
+                    problems.push(of(format!("{} cells, {columns} columns", cells.len())));
+                }
+                for cell in &cells[1..] {
+                    let named = quoted(cell);
+                    let gone = named.iter().filter(|name| name.contains('_') && !tests.contains(**name));
+                    problems.extend(gone.map(|name| of(format!("there is no test {name}"))));
+                    let is_proved = named.iter().any(|name| tests.contains(*name));
+                    if !is_proved && cell.chars().count() < SHORTEST_REASON {
+                        problems.push(of(format!("neither a test nor a reason: {cell}")));
+                    }
+                }
+            }
+        }
+    }
+    assert!(tables > 0, "docs/handlers has no table of situations");
+    nothing(&problems);
+}
+
+/// The names of all tests.
+fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     for file in text_files().into_iter().filter(|file| file.path.ends_with(".rs")) {
         let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
@@ -274,19 +326,16 @@ fn every_test_that_the_threats_name_exists() {
             }
         }
     }
-    let mut problems = Vec::new();
-    let rows = threats.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 3);
-    for row in rows.filter(|row| !row.starts_with("| threat |")) {
-        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
-        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
-        if named.is_empty() {
-            problems.push(format!("docs/threats.md names no test: {row}"));
-        }
-        let gone = named.iter().filter(|name| !tests.contains(**name));
-        problems.extend(gone.map(|name| format!("docs/threats.md: there is no test {name}")));
-    }
-    nothing(&problems);
+    tests
 }
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// Fewer characters say nothing of why a situation cannot come about.
+const SHORTEST_REASON: usize = 12;
 
 fn nothing(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));

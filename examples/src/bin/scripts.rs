@@ -154,7 +154,7 @@ mod tests {
         let told = tell(&mut out, folder.path().join("journal"));
         tokio::time::timeout(Duration::from_secs(60), told).await.expect("it ends").unwrap();
         let out = String::from_utf8(out).unwrap();
-        let (_, told) = out.split_once("}\n\n").expect("the package comes first");
+        let (_, told) = out.split_once("]\n\n").expect("the packages come first");
         let expected = "mgmt/custom/acme-lamp/dim: 200 {\"percent\":40}\n  \
             while it ran: 50 %: half way to 40 %\n\
             mgmt/custom/acme-lamp/dim: 400 \"percent: is out of range; write a whole number from 0 to 100\"\n\

@@ -196,6 +196,7 @@ pub struct ReadFacts;
 
 impl Action for ReadFacts {
     const ROUTE: Route = Route::custom("iotdm", "facts");
+    const TITLE: &'static str = "Tell how the machine is";
     // Reading changes nothing.
     const INTERRUPTED: Interrupted = Interrupted::RunAgain;
     type Request = Empty;

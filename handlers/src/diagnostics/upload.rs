@@ -31,7 +31,7 @@ pub use options::{
     DEFAULT_UPLOAD_BYTES, LogOrigin, LogSource, MAX_UPLOAD_BYTES, UploadOptions, UploadOptionsError,
 };
 pub use put::{Put, UploadError, Uploader};
-pub use request::{Flag, UploadRequest, Uploaded, WholeNumber};
+pub use request::{UploadRequest, Uploaded};
 
 use request::Wanted;
 
@@ -209,6 +209,7 @@ pub struct UploadLog;
 
 impl Action for UploadLog {
     const ROUTE: Route = Route::custom("iotdm", "uploadLog");
+    const TITLE: &'static str = "Send the end of a log";
     // Reading changes nothing, and the same PUT replaces the same object.
     const INTERRUPTED: Interrupted = Interrupted::RunAgain;
     type Request = UploadRequest;

@@ -256,7 +256,12 @@ async fn what_cannot_be_done_is_refused_and_nothing_happens() {
             400,
             "url: this device sends no logs to that host",
         ),
-        (UploadLog::ROUTE, upload(&[file, ("lines", "many")]), 400, "d.lines: expected a whole number"),
+        (
+            UploadLog::ROUTE,
+            upload(&[file, ("lines", "many")]),
+            400,
+            "d.lines: invalid type: string \"many\", expected u64",
+        ),
         (ReadFacts::ROUTE, json!("all"), 400, "d: expected an object with the list `fields`"),
         (ClearErrorCodes::ROUTE, json!({"fields": 7}), 400, "d.fields: expected a list of {field, value}"),
         (ClearLog::ROUTE, json!([]), 400, "d: expected an object with the list `fields`"),

