@@ -65,14 +65,14 @@ impl Agent {
         self.device.clone()
     }
 
-    /// The handlers, for a test bench that puts something around them.
-    #[cfg(any(test, feature = "testing"))]
     /// What the platform has to know of the custom actions before this device may claim them: one extension package for
     /// each bundle (`docs/protocol.md` §5.6).
     pub fn extension_packages(&self) -> Vec<ExtensionPackage> {
         self.driver.table.extension_packages()
     }
 
+    /// The handlers, for a test bench that puts something around them.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn table_mut(&mut self) -> &mut Table {
         Arc::get_mut(&mut self.driver.table).expect("nobody else has the table before the run")
     }
