@@ -17,6 +17,7 @@ mod diagnostics;
 mod firmware;
 mod install;
 mod json;
+mod kept;
 mod scripts;
 
 /// Makes settings of a file's sections.
@@ -94,24 +95,6 @@ impl<'a> Resolver<'a> {
     /// A path of the file, from the file's folder on.
     fn path(&self, path: &FilePath) -> PathBuf {
         self.folder.join(&path.0)
-    }
-
-    /// What a factory reset must leave: the identity, what the agent remembers, and what it starts from.
-    fn kept(&self, file: &File, journal: &Path) -> Vec<(&'static str, PathBuf)> {
-        let firmware = file.actions.firmware.as_ref();
-        let named = [
-            ("auth.token_file", &file.auth.token_file),
-            ("broker.client_key", &file.broker.client_key),
-            ("broker.client_certificate", &file.broker.client_certificate),
-            ("broker.ca_file", &file.broker.ca_file),
-            ("actions.firmware.ca_file", firmware.map_or(&None, |firmware| &firmware.ca_file)),
-        ];
-        let named = named.into_iter().filter_map(|(key, path)| Some((key, self.path(path.as_ref()?))));
-        let own = [
-            ("the journal", self.folder.join(journal)),
-            ("the configuration", self.document.absolute_path()),
-        ];
-        own.into_iter().chain(named).collect()
     }
 
     fn credentials(&self) -> Option<OsString> {

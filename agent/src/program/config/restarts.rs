@@ -203,19 +203,6 @@ impl Resolver<'_> {
                 Some(_) => {}
             }
         }
-        let after = then.iter().map(|then| ("the program of then", &then.program));
-        let restart =
-            reboot.and_then(RebootAction::command).map(|line| ("the program that restarts", &line.program));
-        kept.extend(
-            after
-                .chain(restart)
-                .filter(|(_, path)| path.is_absolute())
-                .map(|(what, path)| (what, path.clone())),
-        );
-        let wipe = section.wipe.and_then(|paths| {
-            let wipe = Wipe::new(paths.into_iter().map(|FilePath(path)| path), &kept);
-            self.keep("actions.factory_reset.wipe", wipe.map_err(|error| error.to_string()))
-        });
         let rules = RuleKeys {
             window: section.window,
             max_restarts: section.max_restarts,
@@ -224,11 +211,24 @@ impl Resolver<'_> {
             veto_time_limit: section.veto_time_limit,
             max_delay: section.max_delay,
         };
+        let rules = self.rules("actions.factory_reset", rules);
+        let asked = [Some(&rules), reboot.map(|reboot| &reboot.rules)];
+        let asked = asked.into_iter().flatten().filter_map(|rules| rules.veto.as_ref());
+        let run = then.iter().map(|then| ("the program of then", then));
+        let run = run.chain(asked.map(|(veto, _)| ("the program of veto_command", veto)));
+        let run =
+            run.chain(reboot.and_then(RebootAction::command).map(|line| ("the program that restarts", line)));
+        let run = run.filter(|(_, line)| line.program.is_absolute());
+        kept.extend(run.map(|(what, line)| (what, line.program.clone())));
+        let wipe = section.wipe.and_then(|paths| {
+            let wipe = Wipe::new(paths.into_iter().map(|FilePath(path)| path), &kept);
+            self.keep("actions.factory_reset.wipe", wipe.map_err(|error| error.to_string()))
+        });
         Some(FactoryResetAction {
             means: if staged { ResetMeans::Staged { wipe, then } } else { ResetMeans::Command(command) },
             dry_run: section.dry_run,
             budget: section.budget.map_or(FactoryReset::PERFORM_BUDGET, |budget| budget.get()),
-            rules: self.rules("actions.factory_reset", rules),
+            rules,
             late: section.late.0,
         })
     }

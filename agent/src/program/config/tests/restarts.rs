@@ -136,3 +136,56 @@ fn a_reset_that_would_wipe_the_agent() {
     let said = Place::with(&with_device(&then)).load().map(|_| ()).unwrap_err();
     assert!(said.contains("/data holds the program of then (/data/bin/defaults)"), "{said}");
 }
+
+/// What proves, stages and installs an image, what scripts are declared in, and the programs that are asked.
+#[test]
+fn a_reset_that_would_wipe_what_the_actions_need() {
+    let firmware = "[actions.firmware]\nstaging_dir = \"/data/staging\"\n";
+    let installed = "install_command = [\"/bin/true\", \"{image}\"]\n";
+    let scripts = "[[actions.script]]\nbundle = \"b\"\naction = \"a\"\nprogram = \"/data/bin/run\"\n";
+    for (name, section) in [
+        ("actions.firmware.staging_dir (/data/staging)", format!("{firmware}{installed}")),
+        ("actions.firmware.client_key (/data/key)", format!("{firmware}client_key = \"/data/key\"\n")),
+        (
+            "actions.firmware.client_certificate (/data/chain)",
+            format!("{firmware}client_certificate = \"/data/chain\"\n"),
+        ),
+        (
+            "actions.firmware.proxy_credentials_file (/data/proxy)",
+            format!("{firmware}proxy_credentials_file = \"/data/proxy\"\n"),
+        ),
+        ("actions.firmware.install_command (/data/install)", {
+            format!("{firmware}install_command = [\"/data/install\"]\n")
+        }),
+        ("actions.firmware.health_check (/data/check)", {
+            format!("{firmware}{installed}health_check = [\"/data/check\"]\n")
+        }),
+        ("actions.firmware.file.target (/data/product)", {
+            format!("{firmware}installer = \"file\"\n[actions.firmware.file]\ntarget = \"/data/product\"\n")
+        }),
+        ("actions.scripts_dir (/data/scripts)", "[actions]\nscripts_dir = \"/data/scripts\"\n".to_owned()),
+        ("the program of a script (/data/bin/run)", scripts.to_owned()),
+    ] {
+        // Of a firmware section the staging folder is named first: only what is asked for is wiped.
+        let path = name.split(['(', ')']).nth(1).unwrap();
+        let rest = format!("{section}{REBOOT}[actions.factory_reset]\nwipe = [\"{path}\"]\n");
+        let said = Place::with(&with_device(&rest)).load().map(|_| ()).unwrap_err();
+        assert!(said.contains(&format!("{path} holds {name}, which a factory reset keeps")), "{said}");
+    }
+    for section in ["reboot", "factory_reset"] {
+        let veto = "veto_command = [\"/data/bin/may\"]\n";
+        let of = |name| if name == section { veto } else { "" };
+        let rest = format!(
+            "{REBOOT}{}[actions.factory_reset]\nwipe = [\"/data\"]\n{}",
+            of("reboot"),
+            of("factory_reset")
+        );
+        let said = Place::with(&with_device(&rest)).load().map(|_| ()).unwrap_err();
+        assert!(said.contains("/data holds the program of veto_command (/data/bin/may)"), "{said}");
+    }
+    let own = std::env::current_exe().unwrap().canonicalize().unwrap();
+    let wipe = own.parent().unwrap().display();
+    let rest = format!("{REBOOT}[actions.factory_reset]\nwipe = [\"{wipe}\"]\n");
+    let said = Place::with(&with_device(&rest)).load().map(|_| ()).unwrap_err();
+    assert!(said.contains("holds the agent ("), "{said}");
+}
