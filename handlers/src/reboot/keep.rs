@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::wipe::Identity;
+
 /// Why paths cannot be wiped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -95,22 +97,31 @@ fn check_system(path: &Path) -> Result<(), WipeError> {
 
 /// As it is at this moment; the wiping looks again.
 fn check_links(path: &Path) -> Result<(), WipeError> {
+    // A slash at the end would have the link followed.
+    let path: PathBuf = path.components().collect();
     let link = path.ancestors().find(|part| part.is_symlink());
-    link.map_or(Ok(()), |link| Err(WipeError::Link { path: path.into(), link: link.into() }))
+    link.map_or(Ok(()), |link| Err(WipeError::Link { path: path.clone(), link: link.into() }))
 }
 
-/// Both as it is written and as it is found: a kept path may lead through links.
+/// Both as it is written and as it is found, by name and by what it is: a kept path may lead through links, and either
+/// may be bound to its place from elsewhere.
 fn check_kept(path: &Path, what: &str, kept: &Path) -> Result<(), WipeError> {
     for place in [kept.to_owned(), found(kept)] {
         let (path, what, kept) = (path.to_owned(), what.to_owned(), kept.to_owned());
-        if place.starts_with(&path) {
+        if place.starts_with(&path) || is_on_the_way(&path, &place) {
             return Err(WipeError::Holds { path, what, kept });
         }
-        if path.starts_with(&place) {
+        if path.starts_with(&place) || is_on_the_way(&place, &path) {
             return Err(WipeError::Inside { path, what, kept });
         }
     }
     Ok(())
+}
+
+/// Whether a folder is one of those that lead to a place, under whatever name.
+fn is_on_the_way(folder: &Path, place: &Path) -> bool {
+    let Ok(folder) = Identity::of_place(folder) else { return false };
+    place.ancestors().any(|part| Identity::of_place(part).is_ok_and(|part| part == folder))
 }
 
 /// A path with the links of its part that is there resolved.
@@ -221,6 +232,8 @@ mod tests {
         // And the other way round.
         let error = check(&[home.join("link")], &[]).unwrap_err();
         assert_eq!(error, WipeError::Link { path: home.join("link"), link: home.join("link") });
+        let error = check(&[home.join("link/")], &[]).unwrap_err();
+        assert!(matches!(error, WipeError::Link { .. }), "{error}");
         let error = check(&[home.join("link/x")], &[]).unwrap_err();
         assert_eq!(error, WipeError::Link { path: home.join("link/x"), link: home.join("link") });
     }

@@ -1,11 +1,12 @@
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxAttributes, StatxFlags, openat, statat, statx, syncfs,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, statat, statx,
+    syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,8 @@ use super::keep::{self, WipeError};
 /// # Guarantees
 /// * Nothing outside a declared path is touched: no link is followed, neither on the way to a declared path nor below
 ///   it, where a link is removed and what it leads to stays.
-/// * Other file systems that are mounted below a declared path are left as they are, and named in the log.
+/// * Other file systems that are mounted below a declared path are left as they are, and named in the log. So is what is
+///   kept, also where it is found under another name: bound to its place from below a declared path, or linked there.
 /// * What is gone is gone for good: file systems are synced before the wiping counts as done.
 /// * It may be done again: what is not there is wiped.
 ///
@@ -43,6 +45,7 @@ use super::keep::{self, WipeError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wipe {
     paths: Vec<PathBuf>,
+    kept: Vec<PathBuf>,
 }
 
 impl Wipe {
@@ -57,7 +60,7 @@ impl Wipe {
     ) -> Result<Self, WipeError> {
         let paths: Vec<PathBuf> = paths.into_iter().map(Into::into).collect();
         keep::check(&paths, kept)?;
-        Ok(Self { paths })
+        Ok(Self { paths, kept: kept.iter().map(|(_, place)| place.clone()).collect() })
     }
 
     /// The paths.
@@ -75,7 +78,9 @@ impl Wipe {
 
     /// Wipes everything; blocking. What cannot be removed does not keep the rest.
     pub(super) fn carry_out(&self, cancellation: &CancellationToken) -> Result<(), Unwiped> {
-        let mut sweep = Sweep { cancellation, device: (0, 0), removed: 0, left: 0, first: None };
+        // What is not there cannot be wiped.
+        let kept = self.kept.iter().filter_map(|place| Identity::of_place(place).ok()).collect();
+        let mut sweep = Sweep { cancellation, kept, device: (0, 0), removed: 0, left: 0, first: None };
         for path in &self.paths {
             let before = sweep.removed;
             match sweep.wipe(path) {
@@ -156,6 +161,7 @@ impl From<io::Error> for Stop {
 /// One wiping.
 struct Sweep<'a> {
     cancellation: &'a CancellationToken,
+    kept: BTreeSet<Identity>,
     /// The file system of the declared path.
     device: (u32, u32),
     removed: u64,
@@ -168,18 +174,29 @@ impl Sweep<'_> {
         match Target::find(path)? {
             Target::Nothing => {}
             Target::File { parent, name } => {
+                self.refuse_kept(Identity::of(&parent, name.as_path(), AtFlags::SYMLINK_NOFOLLOW)?)?;
                 unlinkat(&parent, &name, AtFlags::empty())?;
                 self.removed += 1;
                 // A handle of a place alone cannot be synced.
                 syncfs(openat(&parent, ".", FOLDER, Mode::empty())?)?;
             }
             Target::Folder(folder) => {
-                self.device = place(&folder)?.0;
+                let (identity, _) = place(&folder)?;
+                self.refuse_kept(identity)?;
+                self.device = identity.device;
                 self.empty(&folder, &path.display().to_string(), 0)?;
                 syncfs(&folder)?;
             }
         }
         Ok(())
+    }
+
+    /// A declared path that has become what is kept.
+    fn refuse_kept(&self, identity: Identity) -> io::Result<()> {
+        match self.kept.contains(&identity) {
+            true => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is kept")),
+            false => Ok(()),
+        }
     }
 
     /// Removes what is in a folder; whether it is empty then.
@@ -242,6 +259,7 @@ impl Sweep<'_> {
                 }
                 Err(cancelled) => return Err(cancelled),
             },
+            _ if self.is_kept(folder, name, &path) => return Ok(false),
             _ => AtFlags::empty(),
         };
         match unlinkat(folder, name, flags) {
@@ -266,14 +284,28 @@ impl Sweep<'_> {
         }
     }
 
-    /// Empties a folder below a declared one, unless another file system begins there.
+    /// Whether a file is one that is kept, under whatever name.
+    fn is_kept(&self, folder: &OwnedFd, name: &CStr, path: &str) -> bool {
+        let identity = Identity::of(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_kept = identity.is_ok_and(|identity| self.kept.contains(&identity));
+        if is_kept {
+            tracing::warn!(path, "not wiped: it is kept");
+        }
+        is_kept
+    }
+
+    /// Empties a folder below a declared one, unless it is kept, or another file system begins there.
     fn empty_below(&mut self, around: &OwnedFd, name: &CStr, path: &str, depth: usize) -> Result<bool, Stop> {
         let folder = match openat(around, name, FOLDER, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(true),
             folder => folder?,
         };
-        let (device, is_mounted) = place(&folder)?;
-        if is_mounted || device != self.device {
+        let (identity, is_mounted) = place(&folder)?;
+        if self.kept.contains(&identity) {
+            tracing::warn!(path, "not wiped: it is kept, and found here under another name");
+            return Ok(false);
+        }
+        if is_mounted || identity.device != self.device {
             tracing::warn!(
                 path,
                 "not wiped: another file system is mounted there; declare it by itself to wipe it"
@@ -290,11 +322,34 @@ impl Sweep<'_> {
     }
 }
 
-/// The file system that a folder is on, and whether something is mounted exactly there.
-fn place(folder: impl AsFd) -> io::Result<((u32, u32), bool)> {
-    let found = statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
-    let device = (found.stx_dev_major, found.stx_dev_minor);
-    Ok((device, found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
+/// What a file or a folder is, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl Identity {
+    /// What is found at a path, behind all links.
+    pub(super) fn of_place(path: &Path) -> io::Result<Self> {
+        Self::of(CWD, path, AtFlags::empty())
+    }
+
+    fn of(folder: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> io::Result<Self> {
+        Ok(Self::from(&statx(folder, name, flags, StatxFlags::INO)?))
+    }
+}
+
+impl From<&Statx> for Identity {
+    fn from(found: &Statx) -> Self {
+        Self { device: (found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino }
+    }
+}
+
+/// What a folder is, and whether something is mounted exactly there.
+fn place(folder: impl AsFd) -> io::Result<(Identity, bool)> {
+    let found = statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
+    Ok((Identity::from(&found), found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
 }
 
 fn through_a_link(name: &Path) -> io::Error {

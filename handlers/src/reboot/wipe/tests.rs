@@ -22,7 +22,7 @@ fn product() -> (TempDir, PathBuf) {
 
 fn wipe(paths: &[PathBuf]) -> Result<(), Unwiped> {
     // As if the check had been long ago.
-    Wipe { paths: paths.to_vec() }.carry_out(&CancellationToken::new())
+    Wipe { paths: paths.to_vec(), kept: Vec::new() }.carry_out(&CancellationToken::new())
 }
 
 fn entries(folder: &Path) -> usize {
@@ -78,7 +78,7 @@ fn a_declared_path_that_has_become_a_link_is_not_followed() {
             panic!("{path:?}")
         };
         assert!(first.contains("link is a link or no folder"), "{first}");
-        assert!(Wipe { paths: vec![path] }.look().unwrap_err().contains("link is a link"));
+        assert!(Wipe { paths: vec![path], kept: Vec::new() }.look().unwrap_err().contains("link is a link"));
     }
     assert_eq!((precious(&home).as_str(), entries(&home.join("beside"))), ("precious", 2));
 }
@@ -101,7 +101,7 @@ fn a_cancelled_wiping_stops_and_goes_on_the_next_time() {
     let (_guard, home) = product();
     let cancelled = CancellationToken::new();
     cancelled.cancel();
-    let whole = Wipe { paths: vec![home.join("data")] };
+    let whole = Wipe { paths: vec![home.join("data")], kept: Vec::new() };
     assert_eq!(whole.carry_out(&cancelled), Err(Unwiped::Cancelled));
     assert_eq!(entries(&home.join("data")), 3);
     assert_eq!(whole.carry_out(&CancellationToken::new()), Ok(()));
@@ -144,16 +144,65 @@ fn folders_that_are_nested_too_deeply_are_left_and_told() {
     assert_eq!(wipe(&[home.join("most")]), Ok(()));
 }
 
+/// The device's own folder on the data partition is bound to where the configuration names it.
+#[test]
+fn what_is_kept_stays_also_where_it_is_found_under_another_name() {
+    let (_guard, home) = product();
+    fs::hard_link(home.join("beside/precious"), home.join("data/a/known")).unwrap();
+    let kept = vec![home.join("data/a/b"), home.join("beside/precious"), home.join("never/was/there")];
+    let paths = vec![home.join("data")];
+    Wipe { paths, kept: kept.clone() }.carry_out(&CancellationToken::new()).unwrap();
+    assert_eq!(fs::read_to_string(home.join("data/a/b/c/four")).unwrap(), "user data");
+    assert_eq!((precious(&home).as_str(), home.join("data/a/known").exists()), ("precious", true));
+    assert_eq!((entries(&home.join("data")), entries(&home.join("data/a"))), (1, 2), "only what leads there");
+
+    // Declared by itself, it fails the reset.
+    for path in &kept[..2] {
+        let result =
+            Wipe { paths: vec![path.clone()], kept: kept.clone() }.carry_out(&CancellationToken::new());
+        assert!(
+            matches!(&result, Err(Unwiped::Left { count: 1, first }) if first.ends_with("it is kept")),
+            "{result:?}"
+        );
+    }
+    assert_eq!((entries(&home.join("data/a/b")), precious(&home).as_str()), (2, "precious"));
+}
+
+/// What is wiped is the data partition, and the journal is on it by the name that the system gave it.
+#[test]
+#[ignore = "only root may mount"]
+fn what_is_kept_is_recognised_where_it_is_mounted_from() {
+    let (_guard, home) = product();
+    fs::create_dir(home.join("agent")).unwrap();
+    run("mount", &["--bind".as_ref(), home.join("data/a").as_ref(), home.join("agent").as_ref()]);
+    let _agent = Mounted(home.join("agent"));
+    let kept = [("the journal", home.join("agent/b/journal"))];
+    for path in ["data/a", "data/a/b"] {
+        let error = Wipe::new([home.join(path)], &kept).unwrap_err();
+        assert!(matches!(error, WipeError::Holds { .. }), "{error}");
+    }
+    fs::create_dir(home.join("agent/b/journal")).unwrap();
+    let error = Wipe::new([home.join("data/a/b/journal/db")], &kept).unwrap_err();
+    assert!(matches!(error, WipeError::Inside { .. }), "{error}");
+    // Nothing that leads to the journal tells that it is below this one.
+    let wipe = Wipe::new([home.join("data")], &kept).unwrap();
+    wipe.carry_out(&CancellationToken::new()).unwrap();
+    assert!(home.join("agent/b/journal").is_dir());
+    assert_eq!((entries(&home.join("data")), entries(&home.join("data/a/b"))), (1, 1));
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &[self.0.as_ref()]);
+    }
+}
+
 /// A file system of its own, and the product's own folder a second time: the kernel knows both as mounts.
 #[test]
 #[ignore = "only root may mount"]
 fn what_is_mounted_below_a_declared_path_stays() {
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            run("umount", &[self.0.as_ref()]);
-        }
-    }
     let (_guard, home) = product();
     let mounts = [home.join("data/a/other"), home.join("data/a/again")];
     for point in &mounts {
