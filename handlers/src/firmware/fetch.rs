@@ -1,9 +1,11 @@
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use tokio_util::sync::CancellationToken;
 
 /// Brings the bytes of an image here, from where and however a device gets them.
@@ -98,11 +100,17 @@ pub(super) fn fetch_file(
     sink: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> Result<(), FetchError> {
     let unusable = |error: io::Error| FetchError::Unusable(format!("the file cannot be read: {error}"));
-    let mut file = File::open(path).map_err(unusable)?;
+    let other = || FetchError::Unusable("the path is not a regular file".into());
+    // A pipe would block for ever when it is opened, out of the token's reach, and a device begins something.
+    if !fs::metadata(path).map_err(unusable)?.is_file() {
+        return Err(other());
+    }
+    let no_wait = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open are an int in C");
+    let mut file = File::options().read(true).custom_flags(no_wait).open(path).map_err(unusable)?;
     let metadata = file.metadata().map_err(unusable)?;
-    // A pipe or a device could block for ever, out of the token's reach.
+    // It was exchanged in between.
     if !metadata.is_file() {
-        return Err(FetchError::Unusable("the path is not a regular file".into()));
+        return Err(other());
     }
     let mut give = |piece: Piece<'_>| match sink(piece) {
         ControlFlow::Continue(()) if !cancellation.is_cancelled() => Ok(()),
@@ -122,3 +130,26 @@ pub(super) fn fetch_file(
 
 /// Most bytes in one piece.
 pub(super) const PIECE_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Opening a pipe that nobody writes to never ends, and no token reaches a thread that does.
+    #[test]
+    fn a_pipe_is_refused_before_it_is_opened() {
+        let home = tempfile::tempdir().unwrap();
+        let pipe = home.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let fetched = fetch_file(&pipe, &CancellationToken::new(), &mut |_| ControlFlow::Continue(()));
+            done.send(fetched).unwrap();
+        });
+        let fetched = result.recv_timeout(Duration::from_secs(60)).expect("it ends");
+        assert_eq!(fetched, Err(FetchError::Unusable("the path is not a regular file".into())));
+    }
+}
