@@ -197,11 +197,17 @@ impl Work<'_> {
             tracing::info!(?installer, "firmware: dry run, not installed");
             return self.finish().await;
         }
+        let begun = again.is_some();
         let marker = match again {
             Some(marker) => Marker { starts: marker.starts + 1, boot_id: self.boot_id(), ..marker },
             None => self.first_marker().await?,
         };
-        self.record(&marker).await?;
+        match self.write(&marker).await {
+            Ok(()) => {}
+            // An earlier start of it may be half done.
+            Err(fault) if begun => return self.give_up(marker, fault).await,
+            Err(fault) => return Err(fault.into()),
+        }
         let version = self.version().await;
         tracing::info!(version, image = %path.display(), "firmware: installing");
         let limit = self.install.time_limit.min(self.cx.remaining().saturating_sub(CLOSING_TIME));

@@ -14,7 +14,11 @@ use super::{CLOSING_TIME, MAX_STARTS, Stop, Work, fault, unusable};
 impl Work<'_> {
     /// Is what was installed in use, and healthy?
     pub(super) async fn judge(&self, marker: Marker) -> Result<Performed, Stop> {
-        let marker = self.judging(marker).await?;
+        let marker = self.judging(marker);
+        // What cannot be judged in steps that survive a crash is not kept.
+        if let Err(fault) = self.write(&marker).await {
+            return self.give_up(marker, fault).await;
+        }
         if marker.starts > MAX_STARTS {
             let reason = format!("after the update the device died {MAX_STARTS} times before it was judged");
             return self.give_up(marker, unusable(reason)).await;
@@ -22,8 +26,10 @@ impl Work<'_> {
         match self.verdict(&marker).await {
             Ok(()) => {
                 let marker = marker.at(Step::Healthy, self.boot_id());
-                self.record(&marker).await?;
-                self.commit(marker).await
+                match self.write(&marker).await {
+                    Ok(()) => self.commit(marker).await,
+                    Err(fault) => self.give_up(marker, fault).await,
+                }
             }
             Err(Verdict::FellBack(fault)) => Err(self.failed(marker, fault).await),
             Err(Verdict::Unhealthy(fault)) => self.give_up(marker, fault).await,
@@ -31,15 +37,13 @@ impl Work<'_> {
         }
     }
 
-    /// Counts this judgement, durably: one that kills the device must not go on for ever.
-    async fn judging(&self, marker: Marker) -> Result<Marker, Stop> {
+    /// Counts this judgement: one that kills the device must not go on for ever.
+    fn judging(&self, marker: Marker) -> Marker {
         let boot_id = self.boot_id();
         let same_boot = marker.judged_since.as_ref().filter(|since| since.boot_id == boot_id).cloned();
         let starts = if marker.judged_since.is_some() { marker.starts + 1 } else { 1 };
         let since = same_boot.unwrap_or(Since { boot_id, uptime_s: self.cx.system().uptime().as_secs() });
-        let marker = Marker { starts, judged_since: Some(since), ..marker };
-        self.record(&marker).await?;
-        Ok(marker)
+        Marker { starts, judged_since: Some(since), ..marker }
     }
 
     async fn verdict(&self, marker: &Marker) -> Result<(), Verdict> {
@@ -134,7 +138,12 @@ impl Work<'_> {
             Ok(Some(Activation::Immediate)) => Err(self.failed_besides(marker, "; rolled back").await),
             Ok(Some(Activation::AfterRestart)) => {
                 let marker = marker.at(Step::RolledBack, self.boot_id());
-                self.record(&marker).await?;
+                if let Err(problem) = self.write(&marker).await {
+                    // A restart that is on no record would have it judged, and rolled back, once more.
+                    tracing::warn!(reason = problem.reason, "firmware: the roll-back is not recorded");
+                    let told = "; rolled back, and in use with the next restart";
+                    return Err(self.failed_besides(marker, told).await);
+                }
                 self.restart_back(marker).await
             }
         }

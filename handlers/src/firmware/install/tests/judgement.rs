@@ -162,3 +162,34 @@ async fn an_installation_that_kills_the_device_three_times_is_given_up() {
     assert_eq!(rig.system.runs().len(), 3);
     check_failed(&rig, UpdateStatus::UnsupportedImage);
 }
+
+/// The storage of the staging folder is full, or broken: what was installed is not kept without a judgement.
+#[tokio::test(start_paused = true)]
+async fn an_update_whose_judgement_cannot_be_recorded_is_rolled_back() {
+    let rig = restarted().await;
+    // A folder in the way of the file that replaces the marker: no one can remove it as a file.
+    std::fs::create_dir(rig.path("installed.tmp")).unwrap();
+    let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
+    assert_eq!(rig.system.runs().last().unwrap().program, PathBuf::from("/bin/rollback"));
+    assert!(reason.starts_with("the update could not be recorded: "), "{reason}");
+    assert!(reason.ends_with("; rolled back, and in use with the next restart"), "{reason}");
+    assert_eq!(rig.state(), (0, status(UpdateStatus::UnsupportedImage)));
+    assert_eq!(rig.system.restarts().len(), 1, "a restart that is on no record would be one of a loop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_installation_whose_repetition_cannot_be_recorded_is_rolled_back() {
+    let mut rig = downloaded().await;
+    rig.command(|command| {
+        command.repeatable = true;
+        command.rollback = Some(vec!["/bin/rollback".into()]);
+    });
+    rig.system.on_run(|_| panic!("the program dies"));
+    assert!(tokio::spawn(rig.detached(UPDATE)).await.is_err());
+    rig.system.on_run(|_| Ok(output(0, "", "")));
+    rig.crash();
+    std::fs::create_dir(rig.path("installed.tmp")).unwrap();
+    let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
+    assert!(reason.starts_with("the update could not be recorded: "), "{reason}");
+    assert_eq!(rig.system.runs().last().unwrap().program, PathBuf::from("/bin/rollback"));
+}
