@@ -112,8 +112,12 @@ pub enum Recovery {
     Done,
     /// It is not done and will not be: recorded and reported as failed.
     Abandon,
-    /// It is to be done again, within the action's attempts.
+    /// It is to be done again, within the action's attempts, and unless it is too late by then
+    /// ([`Late`](crate::Late)).
     RunAgain,
+    /// It began in time and has left something half done: `after_ack` is called again to bring that to its end, within
+    /// the action's attempts, however late it is by then.
+    Resume,
 }
 
 /// Several actions that share state, registered in one go.

@@ -54,16 +54,16 @@
 //! |---|---|---|---|
 //! | 202 delivered | 2, 0 | run again | starts |
 //! | status 1, no marker | 2, 1 | run again | starts |
-//! | marker: installing | 2, 1 | run again | another firmware runs: judged; else repeatable: once more; else rolled back |
-//! | marker: installed, same boot | 2, 1 | run again | does not install again: restarts |
-//! | marker: installed, another boot | 2, 1 | done, or run again | the judgement: commit, or roll-back |
-//! | marker: healthy | 2, 1 | run again | commits |
-//! | marker: rolling back | 2, 1 | run again | rolls back once more |
-//! | marker: rolled back, same boot | 2, 1 | run again | restarts |
-//! | marker: rolled back, another boot | 2, 1 | run again | state 0, status 5 or 2, and why |
-//! | marker: failed | 2, 1 | run again | state 0, status 5 or 2, and why |
+//! | marker: installing | 2, 1 | resume | another firmware runs: judged; else repeatable: once more; else rolled back |
+//! | marker: installed, same boot | 2, 1 | resume | does not install again: restarts |
+//! | marker: installed, another boot | 2, 1 | done, or resume | the judgement: commit, or roll-back |
+//! | marker: healthy | 2, 1 | resume | commits |
+//! | marker: rolling back | 2, 1 | resume | rolls back once more |
+//! | marker: rolled back, same boot | 2, 1 | resume | restarts |
+//! | marker: rolled back, another boot | 2, 1 | resume | state 0, status 5 or 2, and why |
+//! | marker: failed | 2, 1 | resume | state 0, status 5 or 2, and why |
 //! | state 0, status 0 | 0, 0 | done | files are removed |
-//! | state 0 with a reason | 0, 5 or 2 | run again, or abandon | tells why, and removes the files |
+//! | state 0 with a reason | 0, 5 or 2 | resume, or abandon | tells why, and removes the files |
 //!
 //! An installation, a judgement and a roll-back are each begun three times at the most.
 //!

@@ -57,10 +57,11 @@ impl Engine {
             Recovery::Abandon => {
                 self.finish_performed(key, Some("interrupted, and not to be done again".into()))
             }
-            Recovery::RunAgain => {
+            Recovery::RunAgain | Recovery::Resume => {
                 // Its attempt was counted when the judgement began.
                 let boot = (*self.settings.boot.0).into();
-                request.stage = Stage::Settled { response: response.clone(), boot, acknowledged: true };
+                let (response, resumes) = (response.clone(), recovery == Recovery::Resume);
+                request.stage = Stage::Settled { response, boot, acknowledged: true, resumes };
             }
         }
         self.open_session();

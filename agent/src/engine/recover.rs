@@ -171,7 +171,7 @@ impl Engine {
             StageRecord::Recorded { started: false } => Stage::Queued,
             StageRecord::Recorded { started: true } => Stage::Deciding,
             StageRecord::Settled { response, boot } => {
-                Stage::Settled { response: bytes(&response), boot, acknowledged: false }
+                Stage::Settled { response: bytes(&response), boot, acknowledged: false, resumes: false }
             }
             StageRecord::Performing { response, boot } => Stage::Judging { response: bytes(&response), boot },
         };

@@ -37,8 +37,9 @@ pub(super) enum Stage {
     Queued,
     /// The handler's decision.
     Deciding,
-    /// The broker's acknowledgement of the 202, then the lane's previous task and the gate.
-    Settled { response: Bytes, boot: Box<str>, acknowledged: bool },
+    /// The broker's acknowledgement of the 202, then the lane's previous task and the gate. The work `resumes` when its
+    /// handler judged that it has to come to its end.
+    Settled { response: Bytes, boot: Box<str>, acknowledged: bool, resumes: bool },
     /// The handler's judgement on work that a restart interrupted.
     Judging { response: Bytes, boot: Box<str> },
     /// The work after the 202.
@@ -70,6 +71,11 @@ impl Request {
     /// How much its body takes.
     pub(super) fn body_bytes(&self) -> usize {
         self.d.as_deref().map_or(0, |d| d.get().len())
+    }
+
+    /// Whether it is brought to its end also when it is late (P9): it began in time.
+    pub(super) fn resumes(&self) -> bool {
+        matches!(self.stage, Stage::Settled { resumes: true, .. })
     }
 
     /// Whether it waits for something that a stop of the agent need not wait for.

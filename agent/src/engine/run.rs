@@ -122,7 +122,7 @@ impl Engine {
     fn is_late(&self, request: &Request, policy: &Policy) -> bool {
         let Late::RefuseAfter(limit) = policy.late else { return false };
         let waited = request.arrived.age(self.now, &self.settings.boot);
-        request.age.plus(waited).may_exceed(limit)
+        !request.resumes() && request.age.plus(waited).may_exceed(limit)
     }
 
     fn start_request(&mut self, key: KeyHash, slot: Slot) {
@@ -201,7 +201,7 @@ impl Engine {
     fn settle(&mut self, key: KeyHash, response: Bytes) {
         let request = self.requests.get_mut(&key).expect("a request that is being decided on is unfinished");
         let boot = (*self.settings.boot.0).into();
-        request.stage = Stage::Settled { response, boot, acknowledged: false };
+        request.stage = Stage::Settled { response, boot, acknowledged: false, resumes: false };
         // From here on attempts of the work are counted; the decision needs no further ones.
         request.attempt = 1;
         self.tell_of("accepted; the work follows", key);

@@ -87,7 +87,7 @@ impl Handler<Update> for Installs {
                 Recovery::Done
             }
             // Its reason is still to be told.
-            (FirmwareState::Idle, _, Some(marker)) if marker.step == Step::Failed => Recovery::RunAgain,
+            (FirmwareState::Idle, _, Some(marker)) if marker.step == Step::Failed => Recovery::Resume,
             (FirmwareState::Idle | FirmwareState::Downloading, ..) => {
                 work.clear().await;
                 Recovery::Abandon
@@ -155,13 +155,13 @@ impl Work<'_> {
         let Some(marker) = marker else { return Recovery::RunAgain };
         let restarted = marker.boot_id != self.boot_id();
         if marker.step != Step::Installed || !restarted || self.install.managed_within.is_some() {
-            return Recovery::RunAgain;
+            return Recovery::Resume;
         }
         // What is not decided in time goes on after the 202 like anything else.
         let limit = self.cx.remaining().saturating_sub(JUDGEMENT_MARGIN);
         match timeout(limit, self.judge(marker)).await {
             Ok(Ok(Performed::Complete)) => Recovery::Done,
-            _ => Recovery::RunAgain,
+            _ => Recovery::Resume,
         }
     }
 

@@ -38,6 +38,7 @@ use super::wipe::{Unwiped, Wipe};
 /// # Guarantees
 /// * A power cut before `restarting` is told from the restart at the end: the reset goes on.
 /// * What was wiped is wiped again when that was interrupted, in the same order; the rules are not asked again then.
+/// * What was begun in time comes to its end, however late that is: a half-wiped device is of no use.
 /// * The journal, and with it the request and its answer, outlives the reset.
 ///
 /// # Assumptions
@@ -182,7 +183,7 @@ impl Handler<FactoryReset> for FactoryResets {
             (Step::Wiped, Way::Staged(staged)) => staged.then.is_none(),
             (Step::Resetting | Step::Wiped, _) => false,
         };
-        if ended && stage.is_of_an_earlier_boot(cx) { Recovery::Done } else { Recovery::RunAgain }
+        if ended && stage.is_of_an_earlier_boot(cx) { Recovery::Done } else { Recovery::Resume }
     }
 }
 

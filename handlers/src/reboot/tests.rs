@@ -352,7 +352,7 @@ mod by_command {
         let cx = device.context(|_| {});
         stage::Stage::reach(&cx, stage::Step::Resetting).await.unwrap();
         device.boot();
-        assert_eq!(device.recover(&FactoryReset::ROUTE, true).await, Recovery::RunAgain);
+        assert_eq!(device.recover(&FactoryReset::ROUTE, true).await, Recovery::Resume);
         assert_eq!(device.perform(&FactoryReset::ROUTE).await, Ok(Performed::Restarting));
         assert_eq!(device.step(), "restarting");
         device.system.set_boot_id("boot-3");
@@ -369,7 +369,7 @@ mod by_command {
         );
         assert_eq!(device.recover(&FactoryReset::ROUTE, true).await, Recovery::RunAgain, "nor then");
         assert_eq!(device.perform(&FactoryReset::ROUTE).await, Ok(Performed::Restarting));
-        assert_eq!(device.recover(&FactoryReset::ROUTE, false).await, Recovery::RunAgain);
+        assert_eq!(device.recover(&FactoryReset::ROUTE, false).await, Recovery::Resume);
         assert_eq!(device.perform(&FactoryReset::ROUTE).await, Ok(Performed::Restarting));
         assert_eq!(device.system.restarts(), [Restart::FactoryReset; 2]);
     }
@@ -446,11 +446,11 @@ mod by_wiping {
         let cases = [
             (None, false, Recovery::RunAgain, &["stays"][..], 1, 1),
             (None, true, Recovery::RunAgain, &["stays"], 1, 1),
-            (Some(Resetting), false, Recovery::RunAgain, &["stays"], 1, 1),
-            (Some(Resetting), true, Recovery::RunAgain, &["stays"], 1, 1),
-            (Some(Wiped), false, Recovery::RunAgain, &["one", "two", "stays"], 1, 1),
-            (Some(Wiped), true, Recovery::RunAgain, &["one", "two", "stays"], 1, 1),
-            (Some(Restarting), false, Recovery::RunAgain, &["one", "two", "stays"], 0, 1),
+            (Some(Resetting), false, Recovery::Resume, &["stays"], 1, 1),
+            (Some(Resetting), true, Recovery::Resume, &["stays"], 1, 1),
+            (Some(Wiped), false, Recovery::Resume, &["one", "two", "stays"], 1, 1),
+            (Some(Wiped), true, Recovery::Resume, &["one", "two", "stays"], 1, 1),
+            (Some(Restarting), false, Recovery::Resume, &["one", "two", "stays"], 0, 1),
             (Some(Restarting), true, Recovery::Done, &["one", "two", "stays"], 0, 0),
         ];
         for (step, rebooted, judged, left, runs, restarts) in cases {
@@ -475,7 +475,7 @@ mod by_wiping {
     async fn a_restart_right_after_the_wiping_ends_a_reset_that_has_nothing_more_to_do() {
         let product = product(|handler| handler);
         product.reach(stage::Step::Wiped).await;
-        assert_eq!(product.device.recover(&FactoryReset::ROUTE, false).await, Recovery::RunAgain);
+        assert_eq!(product.device.recover(&FactoryReset::ROUTE, false).await, Recovery::Resume);
         product.device.boot();
         assert_eq!(product.device.recover(&FactoryReset::ROUTE, true).await, Recovery::Done);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_agent::testing::Running;
-use iotdm_core::{Action, Download, Restart, Route, UpRoute, Update, attribute};
+use iotdm_core::{Action, Download, Late, Restart, Route, UpRoute, Update, attribute};
 use iotdm_handlers::firmware::{
     FetchError, FetchRequest, Fetcher, FileInstaller, Firmware, FirmwareOptions, InstallOptions, Piece,
 };
@@ -38,6 +38,8 @@ impl Fetcher for Server {
 struct Lamp {
     rig: Rig,
     folder: TempDir,
+    /// What becomes of an update that is late.
+    late: Late,
 }
 
 impl Lamp {
@@ -45,6 +47,7 @@ impl Lamp {
         let lamp = Self {
             rig: Rig::new(),
             folder: tempfile::tempdir().expect("the temporary folder can be written"),
+            late: Late::Run,
         };
         fs::write(lamp.firmware(), "the old one").expect("the temporary folder can be written");
         lamp
@@ -64,8 +67,10 @@ impl Lamp {
             install: Some(install),
             ..FirmwareOptions::new(self.folder.path().join("staging"))
         };
+        let late = self.late;
         self.rig.start_with(|builder| {
-            builder.with(Firmware::new(options, Arc::new(Server)).expect("the options are usable"))
+            let firmware = Firmware::new(options, Arc::new(Server)).expect("the options are usable");
+            builder.with(firmware).policy(Update::ROUTE, move |policy| policy.late = late)
         })
     }
 
@@ -150,6 +155,22 @@ async fn an_update_ends_after_the_restart_with_one_notify_and_the_version() {
     assert_eq!(fs::read(lamp.firmware()).unwrap(), IMAGE);
     assert_eq!(lamp.rig.system.restarts(), [Restart::Reboot]);
     assert!(lamp.rig.platform.published(UpRoute::AddLog).is_empty());
+}
+
+/// The update began in time; the machine was off for longer than an update may be old. What was installed is not left
+/// uncommitted for that.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_began_in_time_is_judged_however_late_that_is() {
+    let lamp = Lamp { late: Late::RefuseAfter(Duration::from_secs(60)), ..Lamp::new() };
+    let running = lamp.about_to_restart().await;
+    lamp.restart(running).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let running = lamp.managed().await;
+    lamp.until_notified(&[(1, 0), (2, 0), (2, 1), (0, 0)]).await;
+    lamp.rig.platform.drained().await;
+    let old: PathBuf = lamp.folder.path().join(".lamp.old");
+    assert!(!old.exists(), "it is committed");
+    running.kill().await;
 }
 
 #[tokio::test(start_paused = true)]

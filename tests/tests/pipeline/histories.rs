@@ -90,7 +90,7 @@ fn the_histories_of_the_reference_handlers_are_eventful() {
         "the power goes while an image is fetched",
         "the process dies while an image is fetched",
         "mgmt/initiate/firmware/update Recover Judged(Done)",
-        "mgmt/initiate/firmware/update Recover Judged(RunAgain)",
+        "mgmt/initiate/firmware/update Recover Judged(Resume)",
         "mgmt/initiate/firmware/download Recover Judged(RunAgain)",
     ] {
         assert!(seen.contains_key(expected), "never seen: {expected}; {seen:#?}");

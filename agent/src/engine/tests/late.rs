@@ -1,6 +1,6 @@
 //! P9: late is a decision.
 
-use iotdm_core::{Late, Route};
+use iotdm_core::{Late, Recovery, Route};
 
 use super::world::*;
 
@@ -170,6 +170,24 @@ fn work_promised_too_long_ago_is_abandoned() {
     let log = world.broker.on("add/diag/log");
     assert!(log[0]["d"]["message"].as_str().unwrap().contains("abandoned"), "{log:?}");
     assert!(world.engine().is_managed());
+}
+
+/// The installation took its time, and so did the restart: what it left is judged, committed or rolled back.
+#[test]
+fn work_that_began_in_time_comes_to_its_end_where_its_handler_says_so() {
+    for (recovery, begun) in [(Recovery::Resume, 2), (Recovery::RunAgain, 1)] {
+        let mut world = late_reboots();
+        world.deliver("r1", reboot());
+        world.decide("r1", yes(202));
+        assert_eq!(world.performs("r1"), 1);
+        world.crash();
+        world.pass(minutes(16));
+        world.start();
+        world.recovered("r1", recovery);
+        assert_eq!(world.performs("r1"), begun, "{recovery:?}");
+        let log = world.broker.on("add/diag/log");
+        assert_eq!(log.len(), 2 - begun, "what is abandoned is reported: {log:?}");
+    }
 }
 
 #[test]

@@ -159,7 +159,7 @@ async fn a_restart_that_cannot_begin_is_a_failed_update() {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_restart_the_check_decides() {
-    for (exit, recovery) in [(0, Recovery::Done), (1, Recovery::RunAgain)] {
+    for (exit, recovery) in [(0, Recovery::Done), (1, Recovery::Resume)] {
         let mut rig = restarting().await;
         rig.install().health_check = Some(vec!["/bin/check".into(), "{version}".into()]);
         rig.perform(UPDATE).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_crash_before_the_restart_restarts_and_does_not_install_again() {
     let mut rig = restarting().await;
     assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting));
     rig.crash();
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting));
     assert_eq!((rig.system.runs().len(), rig.system.restarts().len()), (1, 2));
 }
@@ -215,11 +215,11 @@ async fn a_crash_in_the_command_repeats_it_only_where_that_is_allowed() {
         rig.crash();
         assert_eq!(rig.state(), (2, 1));
         if repeatable {
-            assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+            assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
             assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Complete));
             check_installed(&rig);
         } else {
-            assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+            assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
             let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
             assert_eq!(reason, "the installation was interrupted and may not be repeated");
             assert_eq!(rig.notified(), [(0, status(UpdateStatus::UnsupportedImage))]);

@@ -210,7 +210,7 @@ fn the_histories_of_restarts_are_eventful() {
         "the power goes in the middle of a reset",
         "the process dies in the middle of a reset",
         "mgmt/initiate/device/factory_reset Recover Judged(Done)",
-        "mgmt/initiate/device/factory_reset Recover Judged(RunAgain)",
+        "mgmt/initiate/device/factory_reset Recover Judged(Resume)",
         "mgmt/initiate/device/factory_reset AfterAck the application refuses at present",
         "mgmt/initiate/device/factory_reset AfterAck the program of the factory reset ended with exit status 1",
         "mgmt/initiate/device/reboot Handle Refused(409)",

@@ -127,7 +127,7 @@ impl Story {
                 self.change(&work.req_id, |promise| promise.over = over);
             }
             Outcome::Judged(recovery) => {
-                let over = *recovery != Recovery::RunAgain;
+                let over = !matches!(recovery, Recovery::RunAgain | Recovery::Resume);
                 self.change(&work.req_id, |promise| promise.over = over);
             }
             Outcome::Failed(_) => self.change(&work.req_id, |promise| promise.over = true),

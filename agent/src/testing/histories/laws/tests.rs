@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use iotdm_core::{Action, Empty, Finished, Handler, Interrupted, Late, Policy, Refusal, Route};
+use iotdm_core::{Action, Empty, Finished, Handler, Interrupted, Late, Policy, Recovery, Refusal, Route};
 use serde_json::{Value, json};
 
 use crate::testing::Published;
 use crate::testing::histories::Histories;
+use crate::testing::histories::laws::work;
 use crate::testing::histories::record::{Entry, Outcome, Part, Work};
 
 use super::*;
@@ -129,6 +130,33 @@ fn p9_wants_nothing_to_begin_late() {
     check(late, whole(10), "");
     check(late, whole(11), "P9");
     check(as_it_is, whole(11), "");
+}
+
+/// What began in time may be brought to its end at any time, and nothing else may.
+#[test]
+fn p9_lets_work_end_that_its_handler_resumes() {
+    let late = |policy: &mut Policy| {
+        policy.late = Late::RefuseAfter(Duration::from_secs(600));
+        policy.attempts = 3;
+    };
+    let the = |part, attempt| Work { req_id: "1".into(), route: Open::ROUTE, part, attempt };
+    let judged = |recovery| Event::Returned(the(Part::Recover, 1), Outcome::Judged(recovery));
+    let resumed = |recovery| {
+        let interrupted = [(1, Event::Started(the(Part::AfterAck, 1))), (60, judged(recovery))];
+        let resumed = [(60, Event::Started(the(Part::AfterAck, 2)))];
+        and(and(delivered(), interrupted), resumed)
+    };
+    let found = |recovery| {
+        let mut record = Record::default();
+        let mut rules = Policy::of::<Open>();
+        late(&mut rules);
+        record.policies = BTreeMap::from([(Open::ROUTE, rules)]);
+        let entry = |(minute, event)| Entry { at: Duration::from_secs(60 * minute), event };
+        record.entries = resumed(recovery).into_iter().map(entry).collect();
+        work::judge(&record).map_err(|broken| broken.law)
+    };
+    assert_eq!(found(Recovery::Resume), Ok(()));
+    assert_eq!(found(Recovery::RunAgain), Err("P9".to_owned()));
 }
 
 #[test]

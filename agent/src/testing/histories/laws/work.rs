@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use iotdm_core::{Interrupted, Late, Phases, Policy, Route};
+use iotdm_core::{Interrupted, Late, Phases, Policy, Recovery, Route};
 
 use crate::testing::histories::record::{Event, Outcome, Part, Record, Work};
 
@@ -20,6 +20,8 @@ pub(super) fn judge(record: &Record) -> Verdict {
     let mut sent: BTreeMap<(&str, &Route), Duration> = BTreeMap::new();
     // Requests whose last copy was sent before the journal was lost.
     let mut before_damage: BTreeSet<(&str, &Route)> = BTreeSet::new();
+    // Work that began in time and is brought to its end.
+    let mut resumed: BTreeSet<(&str, &Route)> = BTreeSet::new();
     for entry in record.entries() {
         match &entry.event {
             Event::Sent(asked) => {
@@ -38,13 +40,22 @@ pub(super) fn judge(record: &Record) -> Verdict {
                 let Some(at) = sent.get(&key) else {
                     return broken("P2", format!("{work} began, and nobody had asked for it"));
                 };
-                is_not_late(work, policy, entry.at - *at)?;
+                if !(work.part == Part::AfterAck && resumed.contains(&key)) {
+                    is_not_late(work, policy, entry.at - *at)?;
+                }
                 let may_repeat = policy.interrupted == Interrupted::RunAgain;
                 if work.part == Part::Handle && before_damage.contains(&key) && !may_repeat {
                     let what = format!("{work} began, though the lost journal may have known of it");
                     return broken("P10", what);
                 }
                 life.began(work, policy)?;
+            }
+            Event::Returned(work, Outcome::Judged(recovery)) => {
+                let key = (work.req_id.as_str(), &work.route);
+                match recovery {
+                    Recovery::Resume => resumed.insert(key),
+                    _ => resumed.remove(&key),
+                };
             }
             // The handler never saw the request: a copy of it is refused in the same way.
             Event::Returned(work, Outcome::Undecodable) => life.never_began(work),

@@ -194,7 +194,7 @@ async fn a_file_that_is_not_the_image_after_the_restart_is_not_committed() {
     rig.crash();
     rig.system.set_boot_id("boot-2");
     fs::write(target(&rig), "something else").unwrap();
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting), "into the old file");
     rig.crash();
     rig.system.set_boot_id("boot-3");

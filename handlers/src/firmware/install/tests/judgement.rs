@@ -27,7 +27,7 @@ fn write(rig: &Rig, marker: &serde_json::Value) {
 #[tokio::test(start_paused = true)]
 async fn an_update_is_committed_once_the_device_is_managed() {
     let rig = restarted().await;
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain, "there is no connection before it");
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume, "there is no connection before it");
     let services = rig.services.clone();
     let began = tokio::time::Instant::now();
     let (result, ()) = tokio::join!(rig.perform(UPDATE), async {
@@ -50,7 +50,7 @@ async fn an_update_is_rolled_back_when_the_device_is_not_managed_in_time() {
     assert_eq!(rig.state(), (2, 1), "it ends with the restart into what ran before");
     rig.crash();
     rig.system.set_boot_id("boot-3");
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
     assert_eq!(reason, "the device was not managed within 300s; rolled back");
     assert_eq!(rig.notified(), [(0, 5)]);
@@ -138,7 +138,7 @@ async fn a_crash_between_the_failure_and_its_report_keeps_the_reason_and_notifie
     let mut failed: serde_json::Value = serde_json::from_slice(&before).unwrap();
     failed["step"] = json!("Failed");
     write(&rig, &failed);
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
     assert!(reason.contains("not managed"), "{reason}");
     assert!(rig.notified().is_empty(), "the platform has been told");
@@ -155,7 +155,7 @@ async fn an_installation_that_kills_the_device_three_times_is_given_up() {
         assert!(died.is_err());
         assert_eq!((marker(&rig).step, marker(&rig).starts), (Step::Installing, starts));
         rig.crash();
-        assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+        assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     }
     let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
     assert_eq!(reason, "the installation was interrupted 3 times");

@@ -47,7 +47,7 @@ pub(in crate::firmware::install) async fn live(
             }
             Outcome::Performed(Err(failure)) => return ended(Err(failure.to_string())),
             Outcome::Judged(Recovery::Abandon) => return ended(Err("abandoned".into())),
-            Outcome::Judged(Recovery::RunAgain) => {
+            Outcome::Judged(Recovery::RunAgain | Recovery::Resume) => {
                 judges = false;
                 continue;
             }
