@@ -16,7 +16,8 @@ use super::installer::{Activation, Conclusion, InstallError, Installer, Job, has
 /// Puts the image in the place of one file.
 ///
 /// The image is copied beside the file, synced, given the old file's mode and owner, and renamed over it: after a power
-/// cut the old file is there or the whole new one. Until the commit the old one is kept beside it as `.NAME.old`.
+/// cut the old file is there or the whole new one. Until the commit the old one is kept beside it as `.NAME.old`, and
+/// where it could not be put back, until the next update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInstaller {
     /// The file that is the firmware.
@@ -90,9 +91,9 @@ impl Installer for FileInstaller {
         self.activated(job).await.map(Some)
     }
 
-    async fn conclude(&self, job: &Job<'_>, _: Conclusion) -> Result<(), InstallError> {
+    async fn conclude(&self, job: &Job<'_>, end: Conclusion) -> Result<(), InstallError> {
         let swap = self.swap(job);
-        let removed = job.blocking(move |_| swap.clean_up()).await;
+        let removed = job.blocking(move |_| swap.clean_up(end)).await;
         removed.map_err(|error| step("the old file could not be removed", &error))
     }
 }
@@ -197,10 +198,25 @@ impl Swap {
         Ok(true)
     }
 
-    fn clean_up(&self) -> io::Result<()> {
+    fn clean_up(&self, end: Conclusion) -> io::Result<()> {
         remove(&self.new)?;
+        if end == Conclusion::Failed && !self.is_back()? {
+            tracing::error!(old = %self.old.display(), "firmware: the old file is kept: it could not be put back");
+            return self.sync();
+        }
         remove(&self.old)?;
         self.sync()
+    }
+
+    /// Whether there is no old file but the one in its place.
+    fn is_back(&self) -> io::Result<bool> {
+        let identity = |path: &Path| match fs::symlink_metadata(path) {
+            Ok(found) => Ok(Some((found.dev(), found.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let old = identity(&self.old)?;
+        Ok(old.is_none() || old == identity(&self.target)?)
     }
 
     fn sync(&self) -> io::Result<()> {

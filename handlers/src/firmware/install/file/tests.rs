@@ -186,6 +186,20 @@ async fn a_crash_at_any_step_of_a_file_swap_ends_in_the_new_file_or_in_the_old_o
     }
 }
 
+/// It is the only way back that is left to whoever looks after the device.
+#[tokio::test(start_paused = true)]
+async fn an_old_file_that_could_not_be_put_back_is_kept() {
+    let mut rig = device(|file| file.restart = true).await;
+    assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting));
+    rig.crash();
+    rig.system.set_boot_id("boot-2");
+    fs::remove_file(target(&rig)).unwrap();
+    fs::create_dir(target(&rig)).unwrap();
+    let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
+    assert!(reason.contains("; the roll-back failed: the old file could not be put back"), "{reason}");
+    assert_eq!(fs::read(beside(&target(&rig), "old")).unwrap(), b"old");
+}
+
 /// Somebody, or a file system that repaired itself, put the old file back during the restart.
 #[tokio::test(start_paused = true)]
 async fn a_file_that_is_not_the_image_after_the_restart_is_not_committed() {
