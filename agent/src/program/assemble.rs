@@ -262,6 +262,7 @@ const RULES_MARGIN: Duration = Duration::from_secs(25);
 /// use.
 const STAGED_RESET_ATTEMPTS: u32 = 20;
 
-/// How much longer than the install command an update may take: proving the image once more, the 30 s that the handler
-/// keeps back to report how the command ended, and beginning the restart.
-const INSTALL_MARGIN: Duration = Duration::from_secs(2 * 60);
+/// How much longer than the install command, or the time to be managed, an update may take: proving the image once more,
+/// the 30 s that the handler keeps back to report how the command ended, the 5 min that a roll-back may take, and
+/// beginning the restart.
+const INSTALL_MARGIN: Duration = Duration::from_secs(7 * 60);
