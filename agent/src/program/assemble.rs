@@ -255,8 +255,9 @@ pub(super) fn words(command: &CommandLine) -> Result<Vec<String>, AssemblyError>
 /// machine a little more. Past this the engine would speak instead of the command's own time limit.
 const CLOSING_MARGIN: Duration = Duration::from_secs(15);
 
-/// How long logind and the application may take for an answer when a restart is to begin: two calls of 6 s and 10 s.
-const RULES_MARGIN: Duration = Duration::from_secs(25);
+/// How long logind and the application may take for an answer when a restart is to begin: two calls of 6 s and 10 s,
+/// and the two calls once more after a delay.
+const RULES_MARGIN: Duration = Duration::from_secs(37);
 
 /// How often a reset in steps may be begun in all: it goes on where it was interrupted, and a half-wiped device is of no
 /// use.

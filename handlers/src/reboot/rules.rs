@@ -18,7 +18,7 @@ use super::window::MaintenanceWindows;
 /// 1. Before the answer: maintenance window, limit, logind and application in this order. The first that says no
 ///    decides, and the platform is told why.
 /// 2. Once the platform has the 202: all of them again, since the answer may have waited for the network for days.
-///    A no fails the restart. Here the application may have it delayed.
+///    A no fails the restart. Here the application may have it delayed; after a delay the others are asked once more.
 /// 3. The restart is recorded for the limit, in one durable step, and begun.
 ///
 /// # Errors
@@ -121,10 +121,10 @@ impl Rules {
         let mut left = self.max_delay;
         loop {
             match veto::ask(veto, cx, Question { kind, moment: Moment::Restart }).await {
-                Verdict::Allow => return Ok(()),
+                Verdict::Allow => break,
                 Verdict::Delay(_) if left.is_zero() => {
                     tracing::warn!(%kind, limit = ?self.max_delay, "the application has delayed it long enough");
-                    return Ok(());
+                    break;
                 }
                 Verdict::Delay(wanted) => {
                     // A delay of nothing would ask in a circle.
@@ -136,6 +136,8 @@ impl Rules {
                 no => return Err(failure(refusal(&no))),
             }
         }
+        // The delay may have gone beyond the window, and others may block by now.
+        if left < self.max_delay { self.outside_application(cx).await.map_err(failure) } else { Ok(()) }
     }
 
     /// Records a restart, with what else is to be durable then, and begins it.

@@ -314,6 +314,26 @@ mod under_rules {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_delay_beyond_the_window_fails_the_restart() {
+        let system = Arc::new(Mutex::new(None::<FakeSystem>));
+        let clock = system.clone();
+        // 2026-06-01T00:59:00Z; the window closes a minute later.
+        let before = Duration::from_secs(1_780_275_540);
+        let rules = Rules::new().within(MaintenanceWindows::new(["00:00-01:00"]).unwrap());
+        let device = Device::under(rules.veto(move |_: Question| {
+            let system = clock.lock().unwrap().clone().expect("it is set below");
+            let is_first = iotdm_core::System::wall_clock(&system) == before;
+            system.set_wall_clock(before + Duration::from_secs(50 * 60));
+            if is_first { Verdict::Delay(Duration::from_secs(50)) } else { Verdict::Allow }
+        }));
+        device.system.set_wall_clock(before);
+        *system.lock().unwrap() = Some(device.system.clone());
+        let failure = device.perform(&Reboot::ROUTE).await.unwrap_err().to_string();
+        assert!(failure.starts_with("no maintenance window is open"), "{failure}");
+        assert_eq!(device.system.restarts(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_application_that_refuses_at_the_end_of_its_delay_fails_the_restart() {
         let verdicts = [Verdict::Delay(Duration::from_secs(5)), Verdict::Refuse("the write failed".into())];
         let device = Device::under(Rules::new().veto(saying(verdicts)));
