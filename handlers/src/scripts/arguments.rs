@@ -29,15 +29,20 @@ pub(super) fn fill(
     let mut after_options = false;
     let mut arguments = Vec::with_capacity(template.len());
     for argument in template {
-        let pieces = pieces(argument);
         let mut filled = String::new();
-        for piece in &pieces {
-            match piece {
-                Piece::Text(text) => filled.push_str(text),
-                Piece::Value(name) => filled.push_str(&values.get(*name).map(written).unwrap_or_default()),
+        // The parameter whose value the argument begins with, if it is one: those before it may be empty.
+        let mut first = None;
+        for piece in pieces(argument) {
+            let (text, name) = match piece {
+                Piece::Text(text) => (text.to_owned(), None),
+                Piece::Value(name) => (values.get(name).map(written).unwrap_or_default(), Some(name)),
+            };
+            if filled.is_empty() {
+                first = name;
             }
+            filled.push_str(&text);
         }
-        if let Some(Piece::Value(name)) = pieces.first()
+        if let Some(name) = first
             && filled.starts_with('-')
             && !after_options
             && !may_begin_with_hyphen(declared, name)
@@ -95,7 +100,8 @@ mod tests {
     use super::*;
 
     fn values() -> Map<String, Value> {
-        let values = json!({"percent": 40, "room": "the hall; $(id)", "shy": "-x", "below": -5, "empty": ""});
+        let values = json!({"percent": 40, "room": "the hall; $(id)", "shy": "-x", "below": -5, "empty": "",
+            "mode": ""});
         values.as_object().unwrap().clone()
     }
 
@@ -108,6 +114,7 @@ mod tests {
             text("shy"),
             text("empty"),
             Parameter::new("below", integer),
+            Parameter::new("mode", ParameterKind::Choice(vec![String::new(), "-v".into()])),
         ]
     }
 
@@ -154,11 +161,13 @@ mod tests {
     #[test]
     fn a_text_that_could_be_taken_for_an_option_is_refused_at_the_start_of_an_argument() {
         check(&["{shy}"], Err("shy: begins with a hyphen"));
-        check(&["{empty}{shy}"], Err("empty: begins with a hyphen"));
+        check(&["{empty}{shy}"], Err("shy: begins with a hyphen"));
+        check(&["{mode}{shy}"], Err("shy: begins with a hyphen"));
         check(&["{shy}", "--"], Err("shy: begins with a hyphen"));
         check(&["--room={shy}"], Ok(&["--room=-x"]));
         check(&["--", "{shy}"], Ok(&["--", "-x"]));
         check(&["{below}"], Ok(&["-5"]));
+        check(&["{empty}-x"], Ok(&["-x"]));
     }
 
     #[test]
