@@ -1,5 +1,7 @@
 //! Whether a body fits a schema, keyword by keyword.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Number, Value};
 
 use super::Rules;
@@ -75,7 +77,7 @@ impl Rules {
         depth: usize,
     ) -> Found {
         let mut bound = None;
-        for form in forms {
+        for form in forms.filter(|form| !self.is_tagged_otherwise(form, value)) {
             match self.fit(form, value, place, depth) {
                 Found { shape: None, bound: None } => return Found::default(),
                 Found { shape: None, bound: broken } => bound = bound.or(broken),
@@ -84,6 +86,20 @@ impl Rules {
         }
         let shape = bound.is_none().then(|| format!("{place}: none of the forms that the schema has"));
         Found { shape, bound }
+    }
+
+    /// Whether the tag of an enumeration says that another form is meant. Without a look at it a nested body would be
+    /// followed once for each form at each of its levels, which takes as good as for ever.
+    fn is_tagged_otherwise(&self, form: &Value, value: &Value) -> bool {
+        let Value::Object(members) = value else { return false };
+        [form, self.resolved(form)].into_iter().filter_map(Value::as_object).any(|keywords| {
+            let named = keywords.get("properties").and_then(Value::as_object).into_iter().flatten();
+            let mut tags = named.filter_map(|(name, schema)| Some((name, schema.get("const")?)));
+            tags.any(|(name, tag)| match members.get(name) {
+                Some(given) => given != tag,
+                None => list(keywords, "required").any(|required| required == name),
+            })
+        })
     }
 
     fn fit_text(&self, keywords: &Map<String, Value>, text: &str, place: &Place<'_>, found: &mut Found) {
@@ -111,7 +127,7 @@ impl Rules {
             found.add(self.fit(schema, item, &Place::Item(place, index), depth));
         }
         if keywords.get("uniqueItems") == Some(&Value::Bool(true))
-            && let Some(index) = (1..items.len()).find(|index| items[..*index].contains(&items[*index]))
+            && let Some(index) = first_repeated(items)
         {
             found.bound(format!("{}: this item stands twice", Place::Item(place, index)));
         }
@@ -148,6 +164,12 @@ impl Rules {
             }
         }
     }
+}
+
+/// Which item stands before already. Comparing each with each would hold the agent for seconds.
+fn first_repeated(items: &[Value]) -> Option<usize> {
+    let mut before = BTreeSet::new();
+    items.iter().position(|item| !before.insert(item.to_string()))
 }
 
 fn fit_type(keywords: &Map<String, Value>, value: &Value, place: &Place<'_>, found: &mut Found) {

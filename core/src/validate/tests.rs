@@ -214,6 +214,42 @@ fn what_would_not_be_enforced_is_refused() {
     check::<Nowhere>("`$ref` leads nowhere: #/$defs/Nobody");
 }
 
+/// Otherwise each of its levels doubles the time, and this test does not end.
+#[test]
+fn a_deep_body_is_followed_only_in_the_form_that_its_tag_names() {
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(tag = "op", rename_all = "lowercase")]
+    #[expect(dead_code, reason = "what counts is its schema")]
+    enum Condition {
+        Not { of: Box<Self> },
+        Soon { of: Box<Self> },
+        Both(Pair),
+        Above { percent: Percent },
+    }
+    #[derive(Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "what counts is its schema")]
+    struct Pair {
+        of: Box<Condition>,
+        and: Box<Condition>,
+    }
+    let rules = rules::<Condition>();
+    let nested = |innermost: Value, tag: Option<&str>| {
+        (0..60).fold(innermost, |of, _| match tag {
+            Some(op) => json!({"op": op, "of": of}),
+            None => json!({"of": of}),
+        })
+    };
+    for op in ["not", "soon"] {
+        let above = |percent: u8| nested(json!({"op": "above", "percent": percent}), Some(op));
+        let found = rules.check(&above(100));
+        assert!(found.shape.is_none() && found.bound.is_none(), "{found:?}");
+        let bound = rules.check(&above(101)).bound.unwrap();
+        assert!(bound.ends_with(".percent: 101 is more than 100 (the maximum)"), "{bound}");
+    }
+    assert!(rules.check(&nested(json!({}), None)).shape.is_some());
+    assert!(rules.check(&nested(json!({}), Some("both"))).shape.is_some());
+}
+
 #[test]
 fn a_schema_that_refers_to_itself_without_end_ends() {
     #[derive(JsonSchema)]
