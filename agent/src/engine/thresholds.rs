@@ -83,7 +83,7 @@ impl Threshold {
     /// What is wrong, in words that say what would be right.
     pub fn check(&self, name: &str) -> Result<(), &'static str> {
         let is_amount = |amount: &f64| amount.is_finite() && *amount > 0.0;
-        if name == attribute::FIRMWARE || name.starts_with("mgmt.") {
+        if name == "mgmt" || name.starts_with("mgmt.") {
             return Err(
                 "the platform waits for each step of a firmware request; it is always notified at once",
             );

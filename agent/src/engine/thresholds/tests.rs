@@ -79,6 +79,7 @@ fn a_rule_that_nobody_can_keep_to_is_refused() {
     }
     let many = (0..33).fold(Threshold::new(), |rule, n| rule.ignore(format!("m{n}")));
     let bad = [
+        ("mgmt", Threshold::new().min_interval(hour)),
         ("mgmt.firmware", Threshold::new().min_interval(hour)),
         ("mgmt.firmware.state", Threshold::new().min_change(1.0)),
         ("level", Threshold::new().min_change(0.0)),
