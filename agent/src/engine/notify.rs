@@ -93,6 +93,17 @@ impl Engine {
         }
     }
 
+    /// A report or a notification has not reached the platform, and is given up. What follows is not compared with a
+    /// value that nobody was told; least intervals go on.
+    pub(super) fn give_up(&mut self, place: u64, item: &Item) {
+        if let Item::Notify { field, .. } = item
+            && self.thresholds.not_told(field)
+        {
+            self.out.writes.push(Write::Unset(Thresholds::stored_as(field)));
+        }
+        self.drop_from_outbox(place);
+    }
+
     /// Lazily: what leaves stays in the queue until this is durable, and would be sent again.
     fn remember(&mut self, told: Option<(String, Value)>) {
         self.out.writes.extend(told.map(|(name, value)| Write::Attribute(name, value)));

@@ -211,13 +211,13 @@ impl Engine {
         let is_final = [Code::BAD_REQUEST, Code::FORBIDDEN, Code::NOT_FOUND].contains(&response.rc);
         if is_final || attempts >= REPORT_ATTEMPTS {
             self.note("the platform refused a report", &format!("rc {}; it is dropped", response.rc));
-            if let Item::Notify { field, generation } = item
+            if let Item::Notify { field, generation } = &item
                 && response.rc == Code::NOT_FOUND
-                && self.model.generation(&field) == Some(generation)
+                && self.model.generation(field) == Some(*generation)
             {
-                self.stop_observing(&field);
+                self.stop_observing(field);
             }
-            self.drop_from_outbox(place);
+            self.give_up(place, &item);
             return true;
         }
         let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
@@ -227,10 +227,11 @@ impl Engine {
     }
 
     pub(super) fn report_due(&mut self, place: u64) {
-        let attempts = self.outbox.entry(place).map_or(0, |entry| entry.attempts);
-        if attempts >= REPORT_ATTEMPTS {
+        let Some(entry) = self.outbox.entry(place) else { return };
+        if entry.attempts >= REPORT_ATTEMPTS {
+            let item = entry.item.clone();
             self.note("the platform did not answer a report", "it is dropped");
-            return self.drop_from_outbox(place);
+            return self.give_up(place, &item);
         }
         self.outbox.retry(place);
     }

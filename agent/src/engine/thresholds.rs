@@ -134,7 +134,7 @@ impl Threshold {
     fn essence(&self, value: &Value) -> Essence {
         let numbers = |pairs: Vec<(String, f64)>| pairs.into_iter().collect();
         if self.min_metres.is_some()
-            && let Some(place) = place(value)
+            && let Ok(place) = Location::deserialize(value)
         {
             let pairs = vec![(LONGITUDE.to_owned(), place.longitude), (LATITUDE.to_owned(), place.latitude)];
             return Essence { numbers: numbers(pairs), rest: String::new() };
@@ -334,6 +334,11 @@ impl Thresholds {
         (!is_known).then(|| (Self::stored_as(field), stored))
     }
 
+    /// What was sent has not reached the observer: the next change counts. Whether something about it may be stored.
+    pub(super) fn not_told(&mut self, field: &str) -> bool {
+        self.watched.get_mut(field).is_some_and(|watch| watch.told.take().is_some())
+    }
+
     /// Under which name it is stored what an observer was told.
     pub(super) fn stored_as(field: &str) -> String {
         format!("{TOLD}{field}")
@@ -359,10 +364,6 @@ pub(super) fn rule_of(rules: &BTreeMap<String, Threshold>, field: &str) -> Optio
             Some(rule.of_member(&field[dot + 1..]))
         })
     })
-}
-
-fn place(value: &Value) -> Option<Location> {
-    Location::deserialize(value).ok()
 }
 
 fn member_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {

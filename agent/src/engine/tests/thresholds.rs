@@ -260,3 +260,34 @@ fn two_notifications_that_a_crash_leaves_are_sent_as_one() {
     world.start();
     assert_eq!(notified(&world), [10, 20, 20]);
 }
+
+/// Otherwise what follows would be compared with a value that the observer never got.
+#[test]
+fn a_notification_that_was_given_up_was_not_told() {
+    let mut world = world();
+    world.broker.rc.insert("notify", Some(400));
+    set(&mut world, 10);
+    assert_eq!(notified(&world), [10]);
+    world.broker.rc.clear();
+    world.pass(minutes(5));
+    set(&mut world, 11);
+    assert_eq!(notified(&world), [10, 11]);
+    set(&mut world, 12);
+    world.pass(minutes(5));
+    world.restart();
+    set(&mut world, 12);
+    assert_eq!(notified(&world), [10, 11], "from here on the least change counts again");
+}
+
+#[test]
+fn a_notification_that_nobody_answered_was_not_told() {
+    let mut world = world();
+    world.broker.rc.insert("notify", None);
+    set(&mut world, 10);
+    world.pass(minutes(60));
+    world.broker.rc.clear();
+    let before = notified(&world).len();
+    assert!(before > 1, "it was tried more than once");
+    set(&mut world, 11);
+    assert_eq!(notified(&world)[before..], [11]);
+}
