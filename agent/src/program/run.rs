@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
-use iotdm_agent::{BuildError, Device};
+use iotdm_agent::{BuildError, Device, State};
 use iotdm_core::{Report, Severity, System, attribute};
 use iotdm_handlers::Diagnostics;
 use iotdm_handlers::diagnostics::SystemFacts;
 use serde_json::Value;
 use tokio::runtime;
+use tokio::sync::watch;
 
 use super::assemble::{Assembly, AssemblyError, assemble};
 use super::config::Settings;
@@ -95,10 +96,20 @@ async fn keep_metadata(facts: SystemFacts, system: Arc<dyn System>, device: Devi
     let metadata = || device.attribute(attribute::METADATA);
     let set = |value: Value| {
         let device = device.clone();
-        async move { device.set_attribute(attribute::METADATA, &value).await }
+        async move {
+            let result = device.set_attribute(attribute::METADATA, &value).await;
+            unless_running(result, &device.state())
+        }
     };
     let gone = facts.run(system, metadata, set).await;
     tracing::debug!("no more facts are told: {gone}");
+}
+
+/// What the agent declines while it runs is no reason to end: the platform may have left no room in `metadata`, and may
+/// make some again. The agent has said so in its log.
+fn unless_running<E>(result: Result<(), E>, state: &watch::Receiver<State>) -> Result<(), E> {
+    let runs = state.has_changed().is_ok();
+    result.or_else(|declined| if runs { Ok(()) } else { Err(declined) })
 }
 
 impl RunError {
@@ -174,6 +185,15 @@ mod tests {
     #[track_caller]
     fn check(error: &RunError, code: u8, message: &str) {
         assert_eq!((Exit::of(error).code(), error.to_string().as_str()), (code, message));
+    }
+
+    #[test]
+    fn facts_that_are_declined_are_told_again_later_for_as_long_as_the_agent_runs() {
+        let (agent, state) = watch::channel(State::Managed);
+        assert_eq!(unless_running(Err("too large"), &state), Ok(()));
+        drop(agent);
+        assert_eq!(unless_running(Err("too large"), &state), Err("too large"));
+        assert_eq!(unless_running::<&str>(Ok(()), &state), Ok(()));
     }
 
     #[test]
