@@ -151,6 +151,8 @@ impl Engine {
             self.out.writes.push(Write::Attribute(name.clone(), value.clone()));
         }
         self.out.due = true;
+        let changes: Vec<_> =
+            changes.into_iter().map(|(name, value)| (name, as_it_comes_back(&value))).collect();
         self.effect(Effect::Attributes(changes.clone()));
         for field in self.model.set(changes) {
             self.notify_due(field);
@@ -209,6 +211,12 @@ fn as_the_protocol_has_it((name, value): &mut (String, Value)) {
     {
         *value = json!(location);
     }
+}
+
+/// As the journal gives it back: reading a number may change its last digit, and after a restart it would be another
+/// value than before.
+pub(super) fn as_it_comes_back(value: &Value) -> Value {
+    serde_json::from_str(&value.to_string()).unwrap_or_else(|_| value.clone())
 }
 
 fn is_too_large(value: &Value) -> bool {

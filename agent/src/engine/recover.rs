@@ -8,6 +8,7 @@ use crate::journal::{AnswerRecord, Class, DoneRequest, OpenRequest, Queued, Stag
 
 use super::Engine;
 use super::answers::{Answer, Body};
+use super::attributes::as_it_comes_back;
 use super::event::{Effect, Timer};
 use super::key::{Fingerprint, KeyHash};
 use super::outbox::Item;
@@ -78,10 +79,8 @@ impl Engine {
     fn configure(&mut self) {
         for (name, value) in std::mem::take(&mut self.settings.configured) {
             let memory = format!("{CONFIGURED}{name}");
-            // As the journal gives it back: reading a number may change its last digit, and what the platform changed
-            // would be undone at every start.
-            let read_back = serde_json::from_str(&value.to_string()).unwrap_or_else(|_| value.clone());
-            if self.model.read(&memory) != Some(&read_back) {
+            // Otherwise what the platform changed could be undone at every start.
+            if self.model.read(&memory) != Some(&as_it_comes_back(&value)) {
                 self.set_attributes(vec![(memory, value.clone()), (name, value)], None);
             }
         }

@@ -291,3 +291,16 @@ fn a_notification_that_nobody_answered_was_not_told() {
     set(&mut world, 11);
     assert_eq!(notified(&world)[before..], [11]);
 }
+
+#[test]
+fn a_restart_notifies_no_number_that_the_journal_gives_back_as_its_neighbour() {
+    let mut world = with(Threshold::new().min_interval(secs(30)));
+    world.deliver("o", observe("level"));
+    set(&mut world, 94.527_069_555_392_23);
+    world.pass(minutes(5));
+    world.input(Input::SetAttributes(vec![("other".into(), json!(1))], None));
+    world.run();
+    world.restart();
+    world.pass(minutes(5));
+    assert_eq!(notified(&world).len(), 1, "{:?}", notified(&world));
+}
