@@ -138,8 +138,7 @@ impl Work<'_> {
             Step::Installed if same_boot && restarts => self.restart(marker).await,
             Step::Installed => self.judge(marker).await,
             Step::Healthy if same_boot => self.commit(marker).await,
-            // Not committed, a boot loader may have fallen back meanwhile.
-            Step::Healthy => self.judge(marker).await,
+            Step::Healthy => self.commit_after_restart(marker).await,
             Step::RollingBack => self.roll_back(marker).await,
             Step::RolledBack if same_boot => self.restart_back(marker).await,
             Step::RolledBack => self.rolled_back(marker).await,

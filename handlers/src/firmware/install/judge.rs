@@ -23,7 +23,19 @@ impl Work<'_> {
             let reason = format!("after the update the device died {MAX_STARTS} times before it was judged");
             return self.give_up(marker, unusable(reason)).await;
         }
-        match self.verdict(&marker).await {
+        let verdict = self.verdict(&marker).await;
+        self.decide(marker, verdict).await
+    }
+
+    /// The machine was restarted after it had been judged healthy. It may be committed already, which no later judgement
+    /// takes back; where it is not, a boot loader may have let go of it.
+    pub(super) async fn commit_after_restart(&self, marker: Marker) -> Result<Performed, Stop> {
+        let verdict = self.is_not_what_ran_before(&marker).await;
+        self.decide(marker, verdict).await
+    }
+
+    async fn decide(&self, marker: Marker, verdict: Result<(), Verdict>) -> Result<Performed, Stop> {
+        match verdict {
             Ok(()) => {
                 let marker = marker.at(Step::Healthy, self.boot_id());
                 match self.write(&marker).await {
@@ -47,6 +59,19 @@ impl Work<'_> {
     }
 
     async fn verdict(&self, marker: &Marker) -> Result<(), Verdict> {
+        self.is_not_what_ran_before(marker).await?;
+        let version = self.version().await;
+        let job = self.job(marker, version.as_deref(), STEP_LIMIT);
+        self.install.installer.verify(&job.job()).await?;
+        if let Some(check) = &self.install.health_check {
+            let job = self.job(marker, version.as_deref(), HEALTH_CHECK_LIMIT);
+            let job = job.job();
+            job.run("the health check", job.command(check)).await?;
+        }
+        self.wait_until_managed(marker).await
+    }
+
+    async fn is_not_what_ran_before(&self, marker: &Marker) -> Result<(), Verdict> {
         if marker.activation == Activation::AfterRestart
             && let Some(before) = &marker.before
         {
@@ -59,15 +84,7 @@ impl Work<'_> {
                 return Err(Verdict::FellBack(unusable(reason)));
             }
         }
-        let version = self.version().await;
-        let job = self.job(marker, version.as_deref(), STEP_LIMIT);
-        self.install.installer.verify(&job.job()).await?;
-        if let Some(check) = &self.install.health_check {
-            let job = self.job(marker, version.as_deref(), HEALTH_CHECK_LIMIT);
-            let job = job.job();
-            job.run("the health check", job.command(check)).await?;
-        }
-        self.wait_until_managed(marker).await
+        Ok(())
     }
 
     async fn wait_until_managed(&self, marker: &Marker) -> Result<(), Verdict> {

@@ -224,3 +224,28 @@ fn a_target_without_its_whole_path_is_refused_at_once() {
         assert_eq!(refused, Err(FirmwareOptionsError::Target(target.into())), "{target}");
     }
 }
+
+/// The old file is gone with the commit: to roll back then would be a word without a deed.
+#[tokio::test(start_paused = true)]
+async fn a_committed_file_is_not_judged_again_after_a_power_cut() {
+    let mut rig = device(|file| file.restart = true).await;
+    rig.install().health_check = Some(vec!["/bin/check".into()]);
+    rig.system.on_run(|_| Ok(output(0, "", "")));
+    assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting));
+    rig.crash();
+    rig.system.set_boot_id("boot-2");
+    // Judged healthy and committed; the power goes before that is recorded.
+    let mut marker: serde_json::Value =
+        serde_json::from_slice(&fs::read(rig.path("installed.json")).unwrap()).unwrap();
+    marker["step"] = "Healthy".into();
+    marker["boot_id"] = "boot-2".into();
+    fs::write(rig.path("installed.json"), marker.to_string()).unwrap();
+    fs::remove_file(beside(&target(&rig), "old")).unwrap();
+    rig.crash();
+    rig.system.set_boot_id("boot-3");
+    rig.system.on_run(|_| Ok(output(1, "", "")));
+    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Complete));
+    check_target(&rig, &image());
+    check_installed(&rig);
+}
