@@ -46,7 +46,7 @@
 //! * **P2**: one answer per reqId and body, byte for byte; what may not be repeated begins once. Nothing begins that was
 //!   not asked for.
 //! * **P5**: no handler restarts the machine before the broker has its 202, or once more after the restart (of a reset:
-//!   once its handler has said that all was done); between the 202 of a reboot or reset and the restart there is no
+//!   once its handler has said that all was done; of an update: after a second one, which may have been the way back); between the 202 of a reboot or reset and the restart there is no
 //!   manage.
 //! * **P6**: no part of a handler begins more often than its action has attempts.
 //! * **P8**: the journal is no larger than what was asked and answered explains.

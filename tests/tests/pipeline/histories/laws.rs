@@ -13,6 +13,7 @@ pub(super) const ALL: &[(&str, Law)] = &[
     ("no request installs twice", one_installation_each),
     ("a script runs once", one_run_each),
     ("mgmt.firmware moves as the protocol has it", legal_moves),
+    ("an update restarts once into what it installed", one_restart_each_way),
     ("success is reported only of what was installed and is healthy", success_is_true),
     ("the platform hears how an update ended", an_update_ends),
     ("an observation survives", an_observation_survives),
@@ -121,6 +122,26 @@ fn success_is_true(record: &Record) -> Result<(), String> {
                     (installed, healthy) = (0, 0);
                 }
                 last = next;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Once into what was installed, and once into what ran before, which a roll-back has made ready.
+pub(super) fn one_restart_each_way(record: &Record) -> Result<(), String> {
+    let (mut boot, mut restarted) = (1, BTreeMap::<&str, u64>::new());
+    for event in record.events() {
+        match event {
+            Event::Damaged => restarted.clear(),
+            Event::Boot(number) => boot = *number,
+            Event::Note(note) if note == "roll-back begins" => restarted.clear(),
+            Event::Restart { by: Some(work), begun: true, .. } if work.route == Route::FirmwareUpdate => {
+                let earlier = restarted.insert(&work.req_id, boot);
+                if earlier.is_some_and(|earlier| earlier != boot) {
+                    return Err(format!("{work} restarts the machine again"));
+                }
             }
             _ => {}
         }

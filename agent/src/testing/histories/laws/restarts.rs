@@ -28,8 +28,8 @@ struct Story {
     boot: u64,
     /// Requests whose 202 the broker has.
     confirmed: BTreeSet<String>,
-    /// Restarts that were begun and must not be repeated, with the boot in which they were.
-    begun: BTreeMap<String, u64>,
+    /// Restarts that were begun and must not be repeated, with the boots in which they were.
+    begun: BTreeMap<String, BTreeSet<u64>>,
     /// Reboots and resets that were accepted, and are not over.
     promised: BTreeMap<String, Promise>,
     /// Those that were promised once: a copy of the 202 promises nothing.
@@ -97,13 +97,16 @@ impl Story {
         if !self.confirmed.contains(&work.req_id) {
             return broken("P5", format!("{work} restarts the machine before the broker has its 202"));
         }
-        if self.begun.get(&work.req_id).is_some_and(|boot| *boot != self.boot) {
+        let begun_in = self.begun.entry(work.req_id.clone()).or_default();
+        // An update may have to go back.
+        let most = if work.route == Route::FirmwareUpdate { 2 } else { 1 };
+        if begun_in.len() >= most && !begun_in.contains(&self.boot) {
             return broken("P5", format!("{work} restarts the machine again"));
         }
         // A reset's restart counts from when its handler says that all was done: cut short before that, it goes on
         // after the restart, and restarts once more at its end.
         if begun && work.route != Route::FactoryReset {
-            self.begun.insert(work.req_id.clone(), self.boot);
+            begun_in.insert(self.boot);
         }
         self.change(&work.req_id, |promise| promise.restarting = begun);
         Ok(())
@@ -122,7 +125,7 @@ impl Story {
             Outcome::Performed(performed) => {
                 let over = *performed == Performed::Complete;
                 if !over && work.route == Route::FactoryReset {
-                    self.begun.insert(work.req_id.clone(), self.boot);
+                    self.begun.entry(work.req_id.clone()).or_default().insert(self.boot);
                 }
                 self.change(&work.req_id, |promise| promise.over = over);
             }
