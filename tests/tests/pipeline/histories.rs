@@ -2,6 +2,7 @@
 //! The hardware below them is a model: a server that breaks, an installer, two slots, programs.
 
 mod diagnostics;
+mod firmware_install;
 mod laws;
 mod resets;
 mod scripts;

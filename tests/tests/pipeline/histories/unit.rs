@@ -98,12 +98,12 @@ pub(super) fn describe(version: &str, of: &str) -> Value {
     json!({"fields": [{"field": "mgmt.firmware", "value": value}]})
 }
 
-fn image(version: &str) -> Vec<u8> {
+pub(super) fn image(version: &str) -> Vec<u8> {
     format!("this is what version {version} is made of; ").repeat(10).into_bytes()
 }
 
 /// Has an image for each version; its luck is the history's.
-struct Server(Machine);
+pub(super) struct Server(pub(super) Machine);
 
 /// Pieces of an image.
 const PIECE_BYTES: usize = 100;
