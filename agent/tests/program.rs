@@ -22,3 +22,5 @@ mod log;
 mod restarts;
 #[path = "program/scripts.rs"]
 mod scripts;
+#[path = "program/updates.rs"]
+mod updates;

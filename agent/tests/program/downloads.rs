@@ -20,14 +20,14 @@ fn configuration(rest: &str) -> String {
     )
 }
 
-fn request(server: &ImageServer) -> FirmwareRequest {
+pub(crate) fn request(server: &ImageServer) -> FirmwareRequest {
     let image =
         Image { version: "2.0".into(), uri: server.uri(), verifier: server.sha256(), ..Image::default() };
     FirmwareRequest { image: Some(image), ..FirmwareRequest::default() }
 }
 
 /// What the platform was told last: `state` and `updateStatus`.
-fn told(world: &World) -> (FirmwareState, UpdateStatus) {
+pub(crate) fn told(world: &World) -> (FirmwareState, UpdateStatus) {
     let firmware =
         world.platform.device(&lamp()).and_then(|device| device.firmware).expect("it was notified");
     (firmware.state, firmware.update_status)

@@ -86,30 +86,32 @@ impl Place {
     }
 
     /// [`start`](Self::start), with these variables in its environment.
-    #[expect(clippy::disallowed_methods, reason = "the program is started as an operator starts it")]
     pub(crate) fn start_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Program {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_iotdm-agent"))
-            .args(args)
-            .envs(variables.iter().copied())
-            .arg("--config")
-            .arg(self.path("agent.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program can be started");
-        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let (sender, lines) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let mut stderr = stderr.lines();
-            while let Ok(Some(line)) = stderr.next_line().await {
-                // A test that has ended reads no more.
-                let _ = sender.send(line);
-            }
-        });
-        Program { child, lines, seen: String::new() }
+        let mut command = command(env!("CARGO_BIN_EXE_iotdm-agent"));
+        command.args(args).envs(variables.iter().copied()).arg("--config").arg(self.path("agent.toml"));
+        Program::start(command)
     }
+
+    /// [`start`](Self::start), on a machine that has been restarted since, as far as the program can tell: its boot id
+    /// is another one. That takes a mount of its own.
+    pub(crate) fn start_in_boot(&self, number: u8, args: &[&str]) -> Program {
+        let boot_id = format!("boot-{number}");
+        self.write(&boot_id, &format!("00000000-0000-4000-8000-0000000000{number:02}\n"));
+        let mut command = command("unshare");
+        let mount = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        command.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(self.path(&boot_id));
+        command
+            .arg(env!("CARGO_BIN_EXE_iotdm-agent"))
+            .args(args)
+            .arg("--config")
+            .arg(self.path("agent.toml"));
+        Program::start(command)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program is started as an operator starts it")]
+fn command(program: &str) -> Command {
+    Command::new(program)
 }
 
 /// The program while it runs.
@@ -120,6 +122,21 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("the program can be started");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut stderr = stderr.lines();
+            while let Ok(Some(line)) = stderr.next_line().await {
+                // A test that has ended reads no more.
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines, seen: String::new() }
+    }
+
     /// The next line of the log that holds this text.
     pub(crate) async fn line(&mut self, text: &str) -> String {
         while let Ok(Some(line)) = timeout(PATIENCE, self.lines.recv()).await {
