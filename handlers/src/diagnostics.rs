@@ -24,9 +24,9 @@ pub use facts::{
 #[cfg(feature = "layer")]
 pub use layer::{CODE_FIELD, DiagnosticsLayer, MAX_FIELDS, MAX_NAME_BYTES, MAX_VALUE_BYTES, SECRET_WORDS};
 pub use upload::{
-    DEFAULT_UPLOAD_BYTES, HttpUploader, HttpUploaderError, LogOrigin, LogSource, LogUpload, MAX_UPLOAD_BYTES,
-    Put, UploadError, UploadHost, UploadHostError, UploadLog, UploadOptions, UploadOptionsError,
-    UploadRequest, Uploaded, Uploader,
+    DEFAULT_UPLOAD_BYTES, HttpUploader, LogOrigin, LogSource, LogUpload, MAX_UPLOAD_BYTES, Put, UploadError,
+    UploadHost, UploadHostError, UploadLog, UploadOptions, UploadOptionsError, UploadRequest, Uploaded,
+    Uploader,
 };
 
 /// Sends error codes and log entries to the platform: from anywhere in the product, merged, at a bounded rate.

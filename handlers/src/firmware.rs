@@ -97,7 +97,7 @@ mod transfer;
 mod verify;
 
 pub use fetch::{FetchError, FetchRequest, Fetcher, Piece, Resume};
-pub use http::{HttpFetcher, HttpFetcherError, Proxy, ProxyError};
+pub use http::HttpFetcher;
 pub use install::{
     Activation, CommandInstaller, Conclusion, FileInstaller, InstallError, InstallOptions, Installer, Job,
     MenderModuleInstaller, RaucInstaller, SwupdateInstaller,

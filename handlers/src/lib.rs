@@ -22,11 +22,14 @@
 //!   platform have them cleared; [`LogUpload`](diagnostics::LogUpload) gives it the end of a log when it asks,
 //!   and [`SystemFacts`](diagnostics::SystemFacts) tells it of memory, disks, load and temperatures.
 //!
+//! What firmware and logs travel through is set up by [`http`].
+//!
 //! Architecture invariant: no handler here reads a clock, starts a process or opens a socket by itself. Clocks and
 //! processes are the `System`'s, downloads a fetcher's, so that a test can put its own in their place.
 
 pub mod diagnostics;
 pub mod firmware;
+pub mod http;
 pub mod reboot;
 pub mod scripts;
 

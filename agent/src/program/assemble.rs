@@ -10,17 +10,16 @@ use iotdm_agent::system::LinuxSystem;
 use iotdm_agent::{Agent, BuildError, Builder};
 use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
 use iotdm_handlers::diagnostics::{
-    FactsOptionsError, HttpUploader, HttpUploaderError, LogUpload, SystemFacts, UploadOptionsError,
+    FactsOptionsError, HttpUploader, LogUpload, SystemFacts, UploadOptionsError,
 };
-use iotdm_handlers::firmware::{
-    Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, HttpFetcherError, Verification,
-};
+use iotdm_handlers::firmware::{Firmware, FirmwareOptions, FirmwareOptionsError, HttpFetcher, Verification};
+use iotdm_handlers::http::{HttpClient, HttpClientError};
 use iotdm_handlers::reboot::{FactoryResets, Logind, Reboots, RestartLimit, Rules, VetoCommand};
 use iotdm_handlers::{Diagnostics, Scripts};
 
 use super::config::{
-    Actions, CommandLine, DiagnosticsAction, FactoryResetAction, FirmwareAction, RebootAction, RebootMeans,
-    ResetMeans, RestartRules, Settings, Verify,
+    Actions, CommandLine, DiagnosticsAction, FactoryResetAction, FirmwareAction, HttpSettings, RebootAction,
+    RebootMeans, ResetMeans, RestartRules, Settings, Verify,
 };
 
 /// An agent, and what runs beside it.
@@ -81,12 +80,10 @@ pub(crate) enum AssemblyError {
     Build(#[from] BuildError),
     #[error("actions.firmware: {0}")]
     Firmware(#[from] FirmwareOptionsError),
-    #[error("actions.firmware: {0}")]
-    Fetcher(#[from] HttpFetcherError),
+    #[error("{section}: {error}")]
+    Http { section: &'static str, error: HttpClientError },
     #[error("actions.diagnostics: {0}")]
     Upload(#[from] UploadOptionsError),
-    #[error("actions.diagnostics.upload.ca_file: {0}")]
-    Uploader(#[from] HttpUploaderError),
     #[error("actions.diagnostics.facts: {0}")]
     Facts(#[from] FactsOptionsError),
     #[error("{0:?} is no UTF-8 text: name programs by paths that are")]
@@ -178,7 +175,7 @@ fn restart_budget(command: Duration, rules: &RestartRules) -> Duration {
 }
 
 fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, AssemblyError> {
-    let fetcher = fetcher(action)?;
+    let http = http("actions.firmware", &action.http)?;
     let install = install::options(action)?;
     let options = FirmwareOptions {
         verification: match action.verify {
@@ -199,7 +196,7 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
     let install = action.install_budget.max(action.managed_within.unwrap_or_default());
     let (late, download) = (action.late, action.download_budget);
     let builder = builder
-        .with(Firmware::new(options, Arc::new(fetcher))?)
+        .with(Firmware::new(options, Arc::new(HttpFetcher::with_client(http)))?)
         .policy(Download::ROUTE, move |policy| *policy = Policy { late, perform_budget: download, ..*policy })
         .policy(Update::ROUTE, move |policy| {
             *policy = Policy { late, perform_budget: install.saturating_add(INSTALL_MARGIN), ..*policy };
@@ -207,17 +204,18 @@ fn with_firmware(builder: Builder, action: &FirmwareAction) -> Result<Builder, A
     Ok(builder)
 }
 
-fn fetcher(action: &FirmwareAction) -> Result<HttpFetcher, HttpFetcherError> {
-    let mut fetcher = HttpFetcher::new();
-    if let Some(pem) = &action.ca_pem {
-        fetcher = fetcher.with_ca_pem(pem)?;
+fn http(section: &'static str, settings: &HttpSettings) -> Result<HttpClient, AssemblyError> {
+    let wrong = |error| AssemblyError::Http { section, error };
+    let mut client = HttpClient::new();
+    if let Some(pem) = &settings.ca_pem {
+        client = client.with_ca_pem(pem).map_err(wrong)?;
     }
-    if let Some((chain, key)) = &action.client_pem {
-        fetcher = fetcher.with_client_pem(chain, key.expose().as_bytes())?;
+    if let Some((chain, key)) = &settings.client_pem {
+        client = client.with_client_pem(chain, key.expose().as_bytes()).map_err(wrong)?;
     }
-    Ok(match &action.proxy {
-        Some(proxy) => fetcher.with_proxy(proxy.clone()),
-        None => fetcher,
+    Ok(match &settings.proxy {
+        Some(proxy) => client.with_proxy(proxy.clone()),
+        None => client,
     })
 }
 
@@ -228,11 +226,9 @@ fn with_diagnostics(
 ) -> Result<Builder, AssemblyError> {
     let builder = builder.with(diagnostics.clone());
     let Some(upload) = &action.upload else { return Ok(builder) };
-    let uploader = match &upload.ca_pem {
-        None => HttpUploader::new(),
-        Some(pem) => HttpUploader::new().with_ca_pem(pem)?,
-    };
-    let upload = LogUpload::new(diagnostics.clone(), upload.options.clone(), Arc::new(uploader))?;
+    let http = http("actions.diagnostics.upload", &upload.http)?;
+    let uploader = Arc::new(HttpUploader::with_client(http));
+    let upload = LogUpload::new(diagnostics.clone(), upload.options.clone(), uploader)?;
     Ok(builder.with(upload))
 }
 

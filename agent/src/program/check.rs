@@ -7,8 +7,8 @@ use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLo
 use iotdm_handlers::reboot::Wipe;
 
 use super::config::{
-    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller, RebootAction,
-    RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
+    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller, HttpSettings,
+    RebootAction, RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
 };
 use super::logging::{Level, LogFormat};
 
@@ -138,7 +138,9 @@ fn logs(upload: &UploadAction) -> String {
     let sources: Vec<String> =
         options.sources.iter().map(|source| format!("{} ({})", source.name, source.origin)).collect();
     let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
-    let hosts = if hosts.is_empty() { String::new() } else { format!(" or put to {}", hosts.join(", ")) };
+    let http = http("actions.diagnostics.upload", &upload.http);
+    let hosts =
+        if hosts.is_empty() { String::new() } else { format!(" or put to {}{http}", hosts.join(", ")) };
     format!(
         "{}: {}, at most {} bytes of it, in the answer{hosts}",
         custom(&UploadLog::ROUTE),
@@ -171,14 +173,18 @@ fn image(firmware: &FirmwareAction) -> String {
         Verify::Signature => "a signature required",
     };
     let files = if firmware.allow_file_uri { ", also from file:// addresses" } else { "" };
-    let authorities =
-        if firmware.ca_pem.is_some() { ", TLS verified by actions.firmware.ca_file" } else { "" };
-    let certificate = if firmware.client_pem.is_some() { ", with a client certificate" } else { "" };
-    let proxy = firmware.proxy.as_ref().map(|proxy| format!(", through {}", proxy.place()));
+    let http = http("actions.firmware", &firmware.http);
     let rate = firmware.bytes_per_second.map(|rate| format!(", {rate} bytes per second"));
-    let (proxy, rate) = (proxy.unwrap_or_default(), rate.unwrap_or_default());
+    let rate = rate.unwrap_or_default();
     let limit = firmware.max_image_bytes;
-    format!("at most {limit} bytes ({verify}{files}{authorities}{certificate}{proxy}{rate})")
+    format!("at most {limit} bytes ({verify}{files}{http}{rate})")
+}
+
+fn http(section: &str, settings: &HttpSettings) -> String {
+    let authorities = settings.ca_pem.as_ref().map(|_| format!(", TLS verified by {section}.ca_file"));
+    let certificate = settings.client_pem.as_ref().map(|_| ", with a client certificate".to_owned());
+    let proxy = settings.proxy.as_ref().map(|proxy| format!(", through {}", proxy.place()));
+    [authorities, certificate, proxy].into_iter().flatten().collect()
 }
 
 fn reboot(action: &RebootAction) -> String {

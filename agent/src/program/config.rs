@@ -39,7 +39,8 @@ use iotdm_agent::{Config, Secret, Threshold};
 use iotdm_core::{Late, Location};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
-use iotdm_handlers::firmware::{Proxy, PublicKey};
+use iotdm_handlers::firmware::PublicKey;
+use iotdm_handlers::http::Proxy;
 use serde_json::Value;
 
 use super::logging::LogSettings;
@@ -136,11 +137,7 @@ pub(crate) struct FirmwareAction {
     pub(crate) max_image_bytes: u64,
     /// Whether `file://` addresses are fetched.
     pub(crate) allow_file_uri: bool,
-    /// The authorities that may vouch for the image's server, PEM; the system's when absent.
-    pub(crate) ca_pem: Option<Vec<u8>>,
-    /// The device's chain and its key, PEM, for a server that asks who fetches.
-    pub(crate) client_pem: Option<(Vec<u8>, Secret)>,
-    pub(crate) proxy: Option<Proxy>,
+    pub(crate) http: HttpSettings,
     pub(crate) bytes_per_second: Option<NonZeroU64>,
     /// How long the server may be silent.
     pub(crate) stall_limit: Duration,
@@ -219,8 +216,17 @@ pub(crate) struct DiagnosticsAction {
 #[derive(Clone, Debug)]
 pub(crate) struct UploadAction {
     pub(crate) options: UploadOptions,
-    /// The authorities that may vouch for the servers that logs are put to, PEM; the system's when absent.
+    pub(crate) http: HttpSettings,
+}
+
+/// How servers of images or logs are reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HttpSettings {
+    /// The authorities that may vouch for a server, PEM; the system's when absent.
     pub(crate) ca_pem: Option<Vec<u8>>,
+    /// The device's chain and its key, PEM, for a server that asks who it is.
+    pub(crate) client_pem: Option<(Vec<u8>, Secret)>,
+    pub(crate) proxy: Option<Proxy>,
 }
 
 /// How the machine is.

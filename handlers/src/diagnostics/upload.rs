@@ -26,7 +26,7 @@ mod request;
 mod source;
 
 pub use address::{UploadHost, UploadHostError};
-pub use http::{HttpUploader, HttpUploaderError};
+pub use http::HttpUploader;
 pub use options::{
     DEFAULT_UPLOAD_BYTES, LogOrigin, LogSource, MAX_UPLOAD_BYTES, UploadOptions, UploadOptionsError,
 };

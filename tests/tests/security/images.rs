@@ -7,7 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use iotdm_handlers::firmware::{FetchError, FetchRequest, Fetcher, HttpFetcher, HttpFetcherError, Piece};
+use iotdm_handlers::firmware::{FetchError, FetchRequest, Fetcher, HttpFetcher, Piece};
+use iotdm_handlers::http::{HttpClient, HttpClientError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -60,19 +61,19 @@ fn serve(answer: Vec<u8>) -> (u16, mpsc::Receiver<Option<Vec<u8>>>) {
     (port, shown)
 }
 
-fn fetcher() -> HttpFetcher {
-    HttpFetcher::new().with_ca_pem(AUTHORITY.as_bytes()).expect("it is a certificate")
+fn stranger() -> HttpClient {
+    HttpClient::new().with_ca_pem(AUTHORITY.as_bytes()).expect("it is a certificate")
 }
 
-fn device() -> HttpFetcher {
-    fetcher().with_client_pem(DEVICE.as_bytes(), DEVICE_KEY.as_bytes()).expect("they are a pair")
+fn device() -> HttpClient {
+    stranger().with_client_pem(DEVICE.as_bytes(), DEVICE_KEY.as_bytes()).expect("they are a pair")
 }
 
-fn fetch(fetcher: &HttpFetcher, uri: &str) -> Result<Vec<u8>, FetchError> {
+fn fetch(client: HttpClient, uri: &str) -> Result<Vec<u8>, FetchError> {
     let cancellation = CancellationToken::new();
     let request = FetchRequest { uri, resume: None, stall_limit: PATIENCE, cancellation: &cancellation };
     let mut image = Vec::new();
-    let result = fetcher.fetch(&request, &mut |piece| {
+    let result = HttpFetcher::with_client(client).fetch(&request, &mut |piece| {
         if let Piece::Bytes(bytes) = piece {
             image.extend(bytes);
         }
@@ -84,12 +85,12 @@ fn fetch(fetcher: &HttpFetcher, uri: &str) -> Result<Vec<u8>, FetchError> {
 #[test]
 fn a_server_that_asks_who_fetches_is_shown_the_devices_certificate() {
     let (port, shown) = serve(IMAGE.to_vec());
-    assert_eq!(fetch(&device(), &format!("https://localhost:{port}/")), Ok(b"image".to_vec()));
+    assert_eq!(fetch(device(), &format!("https://localhost:{port}/")), Ok(b"image".to_vec()));
     let certificate = CertificateDer::from_pem_slice(DEVICE.as_bytes()).expect("it is PEM");
     assert_eq!(shown.recv_timeout(PATIENCE).unwrap().as_deref(), Some(&certificate[..]));
 
     let (port, shown) = serve(IMAGE.to_vec());
-    let result = fetch(&fetcher(), &format!("https://localhost:{port}/"));
+    let result = fetch(stranger(), &format!("https://localhost:{port}/"));
     assert!(matches!(result, Err(FetchError::Transport(_))), "{result:?}");
     assert_eq!(shown.recv_timeout(PATIENCE).unwrap(), None);
 }
@@ -101,7 +102,7 @@ fn a_client_certificate_needs_its_own_key_and_the_error_holds_none() {
     for (chain, key) in
         [(chain, KEY.as_bytes()), (chain, b""), (chain, damaged), (b"", key), (b"x", key), (chain, chain)]
     {
-        let Err(HttpFetcherError::Client(reason)) = HttpFetcher::new().with_client_pem(chain, key) else {
+        let Err(HttpClientError::Certificate(reason)) = HttpClient::new().with_client_pem(chain, key) else {
             panic!("that is no pair");
         };
         assert!(!reason.contains("czNjcjN0") && !reason.contains("s3cr3t"), "{reason}");
@@ -126,7 +127,7 @@ fn a_chain_of_redirects_never_leaves_https_again() {
         let _ = stream.write_all(to(&format!("https://localhost:{secure}/image")).as_bytes());
         let _ = stream.read(&mut [0]);
     });
-    let result = fetch(&device(), &begin);
+    let result = fetch(device(), &begin);
     assert_eq!(result, Err(FetchError::Unusable("it leads from https to http".into())));
     last.set_nonblocking(true).unwrap();
     assert!(last.accept().is_err(), "nobody came");

@@ -13,6 +13,7 @@ use iotdm_agent::testing::config;
 use iotdm_agent::{Config, Secret};
 use iotdm_handlers::diagnostics::{HttpUploader, Put, UploadError, Uploader};
 use iotdm_handlers::firmware::{FetchError, FetchRequest, Fetcher, HttpFetcher, Piece};
+use iotdm_handlers::http::HttpClient;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -165,8 +166,12 @@ fn broker_and_firmware_server_are_offered_tls_1_2_and_1_3_and_their_name_and_not
     }
 }
 
+fn trusting(ca: &str) -> HttpClient {
+    HttpClient::new().with_ca_pem(ca.as_bytes()).expect("it is a certificate")
+}
+
 fn fetch(uri: &str) -> Result<Vec<u8>, FetchError> {
-    let fetcher = HttpFetcher::new().with_ca_pem(AUTHORITY.as_bytes()).expect("it is a certificate");
+    let fetcher = HttpFetcher::with_client(trusting(AUTHORITY));
     let cancellation = CancellationToken::new();
     let request = FetchRequest { uri, resume: None, stall_limit: PATIENCE, cancellation: &cancellation };
     let mut image = Vec::new();
@@ -225,7 +230,7 @@ fn a_redirect_to_a_file_is_not_followed() {
 /// Puts a log there, for an authority.
 fn upload(port: u16, ca: &str) -> Result<(), UploadError> {
     let url = format!("https://localhost:{port}/log?sig={TOKEN}");
-    let uploader = HttpUploader::new().with_ca_pem(ca.as_bytes()).expect("it is a certificate");
+    let uploader = HttpUploader::with_client(trusting(ca));
     let (body, cancellation) = (Arc::from(&b"packed"[..]), CancellationToken::new());
     uploader.put(&Put { url: &url, body: &body, time_limit: PATIENCE, cancellation: &cancellation })
 }

@@ -223,6 +223,12 @@ pub(super) struct Upload {
     pub(super) hosts: Vec<String>,
     pub(super) allow_http: bool,
     pub(super) ca_file: Option<FilePath>,
+    pub(super) client_certificate: Option<FilePath>,
+    pub(super) client_key: Option<FilePath>,
+    pub(super) proxy: Option<ProxyText>,
+    pub(super) proxy_credentials_file: Option<FilePath>,
+    pub(super) proxy_credentials_env: Option<CredentialsVariable>,
+    pub(super) no_proxy: Vec<String>,
     pub(super) max_bytes: Option<Whole<UploadBytes>>,
     pub(super) time_limit: Option<Span<UploadLimit>>,
 }

@@ -15,6 +15,7 @@ use crate::program::logging::LogSettings;
 mod actions;
 mod diagnostics;
 mod firmware;
+mod http;
 mod install;
 mod json;
 mod kept;
@@ -177,26 +178,8 @@ impl<'a> Resolver<'a> {
 
     fn tls(&mut self, broker: &file::Broker) -> Tls {
         let ca_pem = self.authorities("broker.ca_file", broker.ca_file.as_ref());
-        let chain = broker.client_certificate.as_ref().and_then(|path| {
-            let chain = references::certificates(&self.path(path));
-            self.keep("broker.client_certificate", chain)
-        });
-        let key = broker.client_key.as_ref().and_then(|path| {
-            let key = references::private_key(&self.path(path), self.credentials().as_deref());
-            self.keep("broker.client_key", key)
-        });
-        match (&broker.client_certificate, &broker.client_key) {
-            (Some(_), None) => self.problem(
-                "broker.client_certificate",
-                "has no key; add client_key with the path of its private key",
-            ),
-            (None, Some(_)) => self.problem(
-                "broker.client_key",
-                "has no certificate; add client_certificate with the path of its chain",
-            ),
-            _ => {}
-        }
-        Tls { ca_pem, client_pem: chain.zip(key) }
+        let (certificate, key) = (broker.client_certificate.as_ref(), broker.client_key.as_ref());
+        Tls { ca_pem, client_pem: self.client_pem("broker", certificate, key) }
     }
 
     fn refuse_tls_keys(&mut self, broker: &file::Broker) {

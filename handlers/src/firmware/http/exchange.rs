@@ -8,6 +8,7 @@ use ureq::{Agent, Body};
 
 use super::super::fetch::{FetchError, PIECE_BYTES, Resume};
 use super::{redirect, retry_after};
+use crate::http;
 
 /// What is asked of the server.
 pub(super) struct Exchange {
@@ -52,7 +53,7 @@ impl Exchange {
                 .header(header::RANGE, format!("bytes={from}-"))
                 .header(header::IF_RANGE, validator.as_str());
         }
-        request.call().map_err(classify)
+        request.call().map_err(|error| classify(&error))
     }
 
     fn pass_on(&self, response: Response<Body>, events: &SyncSender<Event>) -> Result<(), FetchError> {
@@ -129,17 +130,9 @@ fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     Some((from.parse().ok()?, total))
 }
 
-fn classify(error: ureq::Error) -> FetchError {
-    match error {
-        // The texts of these two hold the whole address, with its password and its signature.
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => redirect::unusable(),
-        // Others may repeat what the server sent.
-        other => FetchError::Transport(other.to_string().chars().take(MAX_REASON_CHARS).collect()),
-    }
+fn classify(error: &ureq::Error) -> FetchError {
+    http::reason(error).map_or_else(redirect::unusable, FetchError::Transport)
 }
-
-/// How much is told of what went wrong.
-const MAX_REASON_CHARS: usize = 200;
 
 /// Redirects that are followed: object stores and mirrors use one or two.
 const MAX_REDIRECTS: u32 = 5;

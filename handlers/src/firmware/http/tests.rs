@@ -16,6 +16,7 @@ use crate::fake::raw;
 use crate::firmware::Firmware;
 use crate::firmware::fetch::Resume;
 use crate::firmware::tests::{Rig, image, sha256};
+use crate::http::Proxy;
 
 /// A server that gives each connection the next answer and then closes it, or holds it open after a [`HOLD`].
 struct Server {
@@ -262,14 +263,6 @@ fn a_sink_that_wants_no_more_ends_the_transfer() {
 }
 
 #[test]
-fn a_ca_file_needs_a_certificate() {
-    for pem in [&b""[..], b"no certificate", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
-        let result = HttpFetcher::new().with_ca_pem(pem);
-        assert!(matches!(result, Err(HttpFetcherError::Certificate(_))));
-    }
-}
-
-#[test]
 fn a_busy_server_is_told_with_the_pause_it_asks_for() {
     for status in [429, 503] {
         let server = Server::new(vec![answer(&format!("{status} X"), &["Retry-After: 120"], b"")]);
@@ -312,12 +305,13 @@ fn fetch_through(proxy: Proxy, uri: &str) -> (Vec<u8>, Result<(), FetchError>) {
     let stall_limit = Duration::from_secs(60);
     let request = FetchRequest { uri, resume: None, stall_limit, cancellation: &cancellation };
     let mut image = Vec::new();
-    let result = HttpFetcher::new().with_proxy(proxy).fetch(&request, &mut |piece| {
-        if let Piece::Bytes(bytes) = piece {
-            image.extend(bytes);
-        }
-        ControlFlow::Continue(())
-    });
+    let result =
+        HttpFetcher::with_client(HttpClient::new().with_proxy(proxy)).fetch(&request, &mut |piece| {
+            if let Piece::Bytes(bytes) = piece {
+                image.extend(bytes);
+            }
+            ControlFlow::Continue(())
+        });
     (image, result)
 }
 

@@ -52,8 +52,8 @@ impl Resolver<'_> {
             options.hosts.extend(self.keep(&format!("actions.diagnostics.upload.hosts[{index}]"), host));
         }
         options.allow_http = section.allow_http;
-        if section.hosts.is_empty() && (section.allow_http || section.ca_file.is_some()) {
-            let key = if section.allow_http { "allow_http" } else { "ca_file" };
+        let useless = if section.allow_http { Some("allow_http") } else { section.http().first() };
+        if let Some(key) = useless.filter(|_| section.hosts.is_empty()) {
             self.problem(
                 &format!("actions.diagnostics.upload.{key}"),
                 "is of no use without hosts; add the servers that logs may be sent to, such as \
@@ -65,10 +65,10 @@ impl Resolver<'_> {
                 "actions.diagnostics.upload.allow_http is true: logs may travel for everybody to read".into(),
             );
         }
+        let http = self.http(section.http());
         options.max_bytes = section.max_bytes.map_or(options.max_bytes, |bytes| bytes.get_usize());
         options.time_limit = section.time_limit.map_or(options.time_limit, |limit| limit.get());
-        let ca_pem = self.authorities("actions.diagnostics.upload.ca_file", section.ca_file.as_ref());
-        Some(UploadAction { options, ca_pem })
+        Some(UploadAction { options, http })
     }
 
     fn sources(&mut self, logs: Vec<file::DeclaredLog>) -> Vec<LogSource> {

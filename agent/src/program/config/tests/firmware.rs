@@ -58,7 +58,7 @@ fn a_proxy_gets_its_credentials_from_a_file_or_a_variable_and_nobody_sees_them()
         let place = place(&text).variable("IOTDM_PROXY", "lamp:s3cr3t");
         place.write("pass", "lamp:s3cr3t\n", 0o600);
         let settings = place.load().unwrap();
-        let proxy = settings.actions.firmware.as_ref().unwrap().proxy.as_ref().unwrap();
+        let proxy = settings.actions.firmware.as_ref().unwrap().http.proxy.as_ref().unwrap();
         assert!(format!("{proxy:?}").contains("has_credentials: true"), "{proxy:?}");
         let shown = format!("{settings:?}") + &check::describe("agent.toml".as_ref(), &settings);
         assert!(shown.contains(", through proxy:3128") && !shown.contains("s3cr3t"), "{shown}");
@@ -96,7 +96,7 @@ fn a_proxy_that_cannot_be_used_is_told_without_its_password() {
 fn the_environments_proxy_is_taken_only_when_it_is_asked_for() {
     for (rest, expected) in [("", None), ("proxy = \"environment\"\n", Some("p:3128"))] {
         let place = place(rest).variable("https_proxy", "http://lamp:s3cr3t@p:3128");
-        assert_eq!(firmware(&place).proxy.map(|proxy| proxy.place()).as_deref(), expected);
+        assert_eq!(firmware(&place).http.proxy.map(|proxy| proxy.place()).as_deref(), expected);
     }
     let place = place("proxy = \"environment\"\n").variable("https_proxy", "socks5://lamp:s3cr3t@p");
     let message = error(&place);
@@ -123,10 +123,33 @@ fn a_client_certificate_has_a_key_that_nobody_else_may_read() {
             }
             None => {
                 let action = firmware(&place);
-                assert!(action.client_pem.is_some() && !format!("{action:?}").contains("c2VjcmV0"));
+                assert!(action.http.client_pem.is_some() && !format!("{action:?}").contains("c2VjcmV0"));
             }
         }
     }
+}
+
+/// What is told of a proxy's and a certificate's mistakes is told of both sections; here it is that each is read.
+#[test]
+fn logs_go_the_way_that_images_come() {
+    let rest = "[actions.diagnostics]\n[[actions.diagnostics.log]]\nname = \"lamp\"\njournal = true\n\
+         [actions.diagnostics.upload]\nhosts = [\"logs.example.com\"]\n";
+    let keys = "client_certificate = \"c.pem\"\nclient_key = \"k.pem\"\nproxy = \"http://proxy:3128\"\n";
+    let place = Place::with(&with_device(&format!("{rest}{keys}")));
+    place.write("c.pem", CERTIFICATE, 0o644);
+    place.write("k.pem", KEY, 0o600);
+    let settings = place.load().unwrap();
+    let shown = check::describe("agent.toml".as_ref(), &settings);
+    assert!(shown.contains("with a client certificate, through proxy:3128"), "{shown}");
+    let upload = settings.actions.diagnostics.unwrap().upload.unwrap();
+    assert!(upload.http.client_pem.is_some() && upload.http.proxy.is_some());
+
+    let place = Place::with(&with_device(&format!("{rest}no_proxy = [\"a\"]\n")));
+    let message = place.load().unwrap_err();
+    assert!(
+        message.contains("actions.diagnostics.upload.no_proxy: is of no use without a proxy"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use iotdm_core::Late;
 
-use super::super::{Actions, ResetMeans};
+use super::super::{Actions, HttpSettings, ResetMeans};
 use super::{Place, Settings, load};
 
 const SAMPLE: &str = include_str!("../../../../agent.toml");
@@ -137,9 +137,7 @@ fn the_sample_shows_the_actions_defaults() {
         format!(
             "{:?}",
             super::super::FirmwareAction {
-                ca_pem: None,
-                client_pem: None,
-                proxy: None,
+                http: HttpSettings::default(),
                 bytes_per_second: None,
                 ..action.unwrap()
             }
@@ -149,7 +147,7 @@ fn the_sample_shows_the_actions_defaults() {
     let without_servers = |action: Option<super::super::DiagnosticsAction>| {
         let mut action = action.unwrap();
         let upload = action.upload.as_mut().unwrap();
-        (upload.options.hosts, upload.ca_pem) = (Vec::new(), None);
+        (upload.options.hosts, upload.http) = (Vec::new(), HttpSettings::default());
         format!("{action:?}")
     };
     assert_eq!(without_servers(shown.diagnostics), without_servers(default.diagnostics));

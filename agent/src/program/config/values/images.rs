@@ -1,6 +1,7 @@
 //! Texts about where images come from and who signs them.
 
-use iotdm_handlers::firmware::{Proxy, ProxyError, PublicKey};
+use iotdm_handlers::firmware::PublicKey;
+use iotdm_handlers::http::{Proxy, ProxyError};
 
 use super::variable_name;
 

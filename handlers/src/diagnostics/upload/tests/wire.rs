@@ -81,8 +81,3 @@ fn a_stop_ends_an_attempt_that_waits() {
         assert_eq!(attempt.join().unwrap(), Err(UploadError::Stopped));
     });
 }
-
-#[test]
-fn a_ca_file_without_a_certificate_is_refused() {
-    assert!(HttpUploader::new().with_ca_pem(b"nothing").is_err());
-}

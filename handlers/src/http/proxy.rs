@@ -1,4 +1,4 @@
-//! The proxy between a device and its images.
+//! The proxy between a device and the servers it uses.
 
 use std::fmt;
 
