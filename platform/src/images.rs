@@ -57,6 +57,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     cuts: BTreeSet<u64>,
+    pause: Duration,
     transfers: Vec<Transfer>,
 }
 
@@ -92,12 +93,17 @@ impl ImageServer {
     pub fn sha256(&self) -> String {
         let mut digest = Sha256::new();
         self.shared.blocks().for_each(|block| digest.update(&block));
-        digest.finalize().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        verifier(digest)
     }
 
     /// Breaks the first transfer that comes to this offset, there.
     pub fn cut_at(&self, offset: u64) {
         self.shared.state().cuts.insert(offset);
+    }
+
+    /// Waits so long after each 64 KiB, for a transfer that a person can watch.
+    pub fn pause(&self, pause: Duration) {
+        self.shared.state().pause = pause;
     }
 
     /// The answered requests, in their order.
@@ -189,6 +195,8 @@ impl Shared {
                 self.state().cuts.remove(&cut);
                 return Ok(());
             }
+            let pause = self.state().pause;
+            sleep(pause).await;
         }
         Ok(())
     }
@@ -221,6 +229,11 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
         head.push(stream.read_u8().await?);
     }
     String::from_utf8(head).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// A digest as the platform names it.
+pub(crate) fn verifier(digest: Sha256) -> String {
+    digest.finalize().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// The first byte that `Range: bytes=N-` asks for, if `If-Range` means this image.

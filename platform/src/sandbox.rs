@@ -8,7 +8,6 @@
 //! counters in the handlers, bytes from the image server.
 
 mod device;
-mod images;
 mod machine;
 mod narrator;
 mod screen;

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::images::hex;
+use crate::images::verifier;
 
 /// The program that "installs" an image; the machine plays it and starts no process.
 pub(super) const INSTALLER: &str = "/sandbox/install";
@@ -101,7 +101,9 @@ impl SandboxSystem {
     }
 
     async fn install(&self, image: PathBuf) -> ChildExit {
-        let digest = spawn_blocking(move || std::fs::read(image).map(|bytes| hex(&Sha256::digest(bytes))));
+        let digest = spawn_blocking(move || {
+            std::fs::read(image).map(|bytes| verifier(Sha256::new_with_prefix(bytes)))
+        });
         match digest.await {
             Ok(Ok(digest)) => {
                 let mut state = self.lock();

@@ -14,10 +14,10 @@ use tempfile::TempDir;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::device::{CountedReboot, Dim, Lamp, Runs, SelfTest};
-use super::images::{IMAGE_BYTES, ImageServer};
 use super::machine::{HEALTH_CHECK, INSTALLER, Machine, SandboxSystem};
 use super::{SandboxError, machine};
 use crate::broker::{Broker, BrokerOptions};
+use crate::images::ImageServer;
 use crate::{DeviceName, Event, Platform, PlatformOptions};
 
 /// The two sides, what is between them, and what they stand on.
@@ -51,7 +51,9 @@ impl World {
         let folder = tempfile::Builder::new().prefix("iotdm-sandbox-").tempdir()?;
         let broker = Broker::start(BrokerOptions::default()).await?;
         let platform = Arc::new(Platform::connect(PlatformOptions::new(broker.local_addr())).await?);
-        let images = ImageServer::start().await?;
+        let images = ImageServer::start(IMAGE_BYTES).await?;
+        images.cut_at(CUT_AT_BYTE);
+        images.pause(BLOCK_PAUSE);
         let identity = Identity::device("sandbx", "lamp", "SN-0001").map_err(io::Error::other)?;
         let device = DeviceName::from(&identity);
         let (system, restarts) = SandboxSystem::new();
@@ -64,7 +66,7 @@ impl World {
             runs: runs.clone(),
             // The server tells the length of what is left, so that the whole is known here.
             progress: Arc::new(move |here, total| {
-                bytes_here.send_replace((here, total.unwrap_or(IMAGE_BYTES as u64)));
+                bytes_here.send_replace((here, total.unwrap_or(IMAGE_BYTES)));
             }),
         };
         let assemble: machine::Assemble = Box::new(move |system| parts.assemble(system));
@@ -177,6 +179,15 @@ fn config(identity: Identity, port: u16) -> Config {
 
 /// After this a reboot that waited is refused.
 pub(super) const REBOOT_IS_LATE_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// Size of the image: large enough for a progress bar that a person sees.
+pub(super) const IMAGE_BYTES: u64 = 5_000_000;
+
+/// Where the first transfer breaks: after more than a third.
+pub(super) const CUT_AT_BYTE: u64 = 2_000_000;
+
+/// Pause after each block of 64 KiB: two seconds for the image.
+const BLOCK_PAUSE: Duration = Duration::from_millis(26);
 
 /// How long the agent's work may go on when the sandbox ends: a person waits.
 const STOP_WITHIN: Duration = Duration::from_millis(200);

@@ -54,7 +54,7 @@ impl Tour {
             version: "2.0.0".into(),
             name: "lamp".into(),
             uri: self.world.images.uri(),
-            verifier: format!("sha256:{}", self.world.images.sha256()),
+            verifier: self.world.images.sha256(),
         };
         let request =
             FirmwareRequest { image: Some(image), timeout: Some(FIRMWARE_TIMEOUT), overriding: false };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use iotdm_core::Code;
 
-use super::super::images::{CUT_AFTER_BYTES, IMAGE_BYTES};
 use super::super::screen::seconds;
+use super::super::world::{CUT_AT_BYTE, IMAGE_BYTES};
 use super::super::{SandboxError, device::SelfTest};
 use super::Tour;
 use crate::{Event, Happening, Outcome, RequestHandle};
@@ -98,7 +98,7 @@ impl Tour {
     fn about_firmware(&self) -> Vec<Promise> {
         let transfers = self.world.images.transfers();
         let resumed = transfers.get(1).map_or(0, |transfer| transfer.from);
-        let sent: usize = transfers.iter().map(|transfer| transfer.sent).sum();
+        let sent: u64 = transfers.iter().map(|transfer| transfer.sent).sum();
         let installed = self.world.system.installed();
         let view = self.world.platform.device(&self.world.device);
         let version = view.and_then(|view| view.device_info?.fw_version).unwrap_or_default();
@@ -106,13 +106,13 @@ impl Tour {
         vec![
             Promise {
                 text: "a broken download goes on where it broke",
-                shown: transfers.len() == 2 && resumed > 0 && resumed <= CUT_AFTER_BYTES,
+                shown: transfers.len() == 2 && resumed > 0 && resumed <= CUT_AT_BYTE,
                 evidence: format!("resumed at byte {resumed}; {sent} bytes sent for {IMAGE_BYTES}"),
             },
             Promise {
                 text: "exactly the image that the platform named is installed, once",
                 shown: installed == [self.world.images.sha256()],
-                evidence: format!("{} installation, SHA-256 {}", installed.len(), short(&installed)),
+                evidence: format!("{} installation, {}", installed.len(), short(&installed)),
             },
             Promise {
                 text: "the new version is told after the restart",
@@ -199,7 +199,7 @@ fn code(rc: Option<Code>) -> String {
 }
 
 fn short(digests: &[String]) -> &str {
-    digests.first().map_or("none", |digest| &digest[..12])
+    digests.first().map_or("none", |digest| &digest[.."sha256:".len() + 12])
 }
 
 /// What an answer may take beyond the budget: a cancelled handler has 2 s to end by itself, and machines are busy.
