@@ -159,7 +159,7 @@ impl System for LinuxSystem {
         };
         let reason = match process::run(command).await {
             Ok(output) if output.exit == ChildExit::Status(0) => return Ok(Performed::Restarting),
-            Ok(output) => reason(&output),
+            Ok(output) => output.reason(),
             Err(error) => error.to_string(),
         };
         Err(RestartError::Command { kind, reason })
@@ -174,14 +174,6 @@ impl System for LinuxSystem {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the boot id cannot be read from {BOOT_ID_PATH}: {0}")]
 pub struct NoBootId(#[source] Arc<io::Error>);
-
-fn reason(output: &ChildOutput) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    match stderr.trim() {
-        "" => output.exit.to_string(),
-        stderr => format!("{}: {stderr}", output.exit),
-    }
-}
 
 /// Where Linux gives out another random text at every start.
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";

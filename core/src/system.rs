@@ -171,6 +171,26 @@ pub struct ChildOutput {
     pub truncated: bool,
 }
 
+impl ChildOutput {
+    /// What is told of its standard error, in bytes: the lines around an error, not a transcript.
+    pub const MAX_TOLD_BYTES: usize = 2048;
+
+    /// The start of its standard error as text, for the log: at most [`MAX_TOLD_BYTES`](Self::MAX_TOLD_BYTES), without
+    /// the white space around it.
+    pub fn stderr_start(&self) -> String {
+        let text = String::from_utf8_lossy(&self.stderr[..self.stderr.len().min(Self::MAX_TOLD_BYTES)]);
+        text[..text.floor_char_boundary(Self::MAX_TOLD_BYTES)].trim().to_owned()
+    }
+
+    /// How it ended and the [start of its standard error](Self::stderr_start), for the log.
+    pub fn reason(&self) -> String {
+        match self.stderr_start().as_str() {
+            "" => self.exit.to_string(),
+            stderr => format!("{}: {stderr}", self.exit),
+        }
+    }
+}
+
 /// How a child process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildExit {
@@ -216,3 +236,27 @@ const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// How much of each output is kept unless said otherwise, in bytes: a transcript, small beside the agent's memory.
 const DEFAULT_OUTPUT_LIMIT_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_failed_is_told_by_its_end_and_the_start_of_its_errors() {
+        let output = |stderr: &[u8]| ChildOutput {
+            exit: ChildExit::Status(3),
+            stdout: b"no matter".to_vec(),
+            stderr: stderr.to_vec(),
+            truncated: false,
+        };
+        assert_eq!(output(b"\nno room\n").reason(), "exit status 3: no room");
+        assert_eq!(output(b" \n").reason(), "exit status 3");
+        for long in ["e".repeat(5000).into_bytes(), "\u{20ac}".repeat(2000).into_bytes(), vec![0xff; 5000]] {
+            let told = output(&long).stderr_start();
+            assert!(
+                (ChildOutput::MAX_TOLD_BYTES - 2..=ChildOutput::MAX_TOLD_BYTES).contains(&told.len()),
+                "{told}"
+            );
+        }
+    }
+}

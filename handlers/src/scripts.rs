@@ -191,10 +191,9 @@ impl Script {
             ChildExit::Signal(_) => Code::FAILED,
         };
         if code != Code::OK {
-            return Err(answer::refusal(code, output.exit, &output, &spec.program));
+            return Err(answer::refusal(code, &output, &spec.program));
         }
-        let stderr = answer::start_of(&output.stderr, answer::MAX_STDERR_BYTES);
-        tracing::debug!(script = %route, %stderr, "the script finished");
+        tracing::debug!(script = %route, stderr = output.stderr_start(), "the script finished");
         Ok(Finished(Results(answer::results(&output, spec.output_limit))))
     }
 

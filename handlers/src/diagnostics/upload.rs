@@ -227,9 +227,7 @@ impl UploadOptions {
 fn journal(result: &Result<iotdm_core::ChildOutput, ChildError>, limit: usize) -> Result<Text, Refusal> {
     let output = result.as_ref().map_err(|error| cannot_be_read(error.to_string()))?;
     if output.exit != ChildExit::Status(0) {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let stderr = &stderr[..stderr.floor_char_boundary(MAX_STDERR_BYTES)];
-        return Err(cannot_be_read(format!("journalctl: {}: {}", output.exit, stderr.trim_end())));
+        return Err(cannot_be_read(format!("journalctl ended with {}", output.reason())));
     }
     // Only one of the two streams may have been cut.
     let truncated = output.truncated && output.stdout.len() >= limit;
@@ -272,9 +270,6 @@ pub(super) const MAX_INLINE_BYTES: usize = MAX_PAYLOAD_BYTES / 2 / 4 * 3;
 
 /// How the log is compressed, as the answer names it.
 const ENCODING: &str = "gzip";
-
-/// How much of standard error goes to the log, in bytes.
-const MAX_STDERR_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests;

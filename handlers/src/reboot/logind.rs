@@ -98,8 +98,7 @@ impl Logind {
         };
         let output = cx.system().run(child).await.map_err(|error| failed(error.to_string()))?;
         if output.exit != ChildExit::Status(0) {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            return Err(failed(format!("busctl ended with {}: {}", output.exit, quoted(stderr.trim()))));
+            return Err(failed(format!("busctl ended with {}", output.reason())));
         }
         if output.truncated {
             return Err(failed(format!("the answer has more than {OUTPUT_LIMIT_BYTES} bytes")));

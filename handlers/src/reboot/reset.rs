@@ -240,8 +240,7 @@ impl Then {
             return Ok(());
         }
         // What the program wrote stays on the device.
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        tracing::warn!(exit = %output.exit, stderr = stderr.trim_end(), "the program of the factory reset failed");
+        tracing::warn!(exit = %output.exit, stderr = output.stderr_start(), "the program of the factory reset failed");
         Err(Failure::new(format!("the program of the factory reset ended with {}", output.exit)))
     }
 }

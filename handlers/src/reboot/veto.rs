@@ -153,10 +153,7 @@ fn verdict(output: &ChildOutput) -> Verdict {
             }
         }
         ChildExit::Status(EXIT_NOT_NOW) => Verdict::Refuse(line),
-        other => {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            Verdict::Failed(format!("it ended with {other}: {}", stderr.trim()))
-        }
+        _ => Verdict::Failed(format!("it ended with {}", output.reason())),
     }
 }
 

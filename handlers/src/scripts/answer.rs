@@ -2,14 +2,11 @@
 
 use std::path::Path;
 
-use iotdm_core::{ChildError, ChildExit, ChildOutput, Code, MAX_PAYLOAD_BYTES, Refusal};
+use iotdm_core::{ChildError, ChildOutput, Code, MAX_PAYLOAD_BYTES, Refusal};
 use serde_json::{Map, Value};
 
 /// Largest `d` of a script's answer, in bytes of JSON: half of what fits, so that envelope and reqId always do.
 pub(super) const MAX_RESULT_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
-
-/// How much of standard error goes to the log, in bytes: the lines around an error, not a transcript.
-pub(super) const MAX_STDERR_BYTES: usize = 2048;
 
 /// What an exit status means unless its script declares it otherwise.
 pub(super) fn code_of(status: i32) -> Code {
@@ -31,16 +28,16 @@ pub(super) fn refusal_of_error(error: ChildError) -> Refusal {
 }
 
 /// The answer of a script that failed.
-pub(super) fn refusal(code: Code, exit: ChildExit, output: &ChildOutput, program: &Path) -> Refusal {
-    let message = own_message(&output.stdout).unwrap_or_else(|| format!("the script failed with {exit}"));
+pub(super) fn refusal(code: Code, output: &ChildOutput, program: &Path) -> Refusal {
+    let message =
+        own_message(&output.stdout).unwrap_or_else(|| format!("the script failed with {}", output.exit));
     let refusal = match code {
         Code::BAD_REQUEST => Refusal::bad_request(message),
         Code::CONFLICT => Refusal::busy(message),
         Code::UNSUPPORTED => Refusal::unsupported(message),
         _ => Refusal::failed(message),
     };
-    let stderr = start_of(&output.stderr, MAX_STDERR_BYTES);
-    refusal.log(format!("{}: {exit}: {}", program.display(), stderr.trim_end()))
+    refusal.log(format!("{}: {}", program.display(), output.reason()))
 }
 
 /// The `message` that a failing script has for the platform, on the first line of its output.
@@ -82,10 +79,6 @@ fn cut(text: &str, limit: usize) -> &str {
         }
     }
     text
-}
-
-pub(super) fn start_of(bytes: &[u8], limit: usize) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]).into_owned()
 }
 
 /// Longest message of a script to the platform, in bytes of JSON: a few sentences.

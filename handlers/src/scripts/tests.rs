@@ -6,7 +6,7 @@ use iotdm_core::{
     Interrupted, Late, MAX_PAYLOAD_BYTES, ReqId, RunAs,
 };
 
-use super::answer::{MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_STDERR_BYTES};
+use super::answer::{MAX_MESSAGE_BYTES, MAX_RESULT_BYTES};
 use super::*;
 use crate::fake::{FakeServices, FakeSystem, ask, context, output, parts, raw};
 
@@ -176,7 +176,7 @@ async fn standard_error_is_for_the_log_and_bounded() {
     assert!(!refusal.message().contains("secret"));
 
     let refusal = refusal_of(Ok(output(1, "", &"e".repeat(100_000)))).await;
-    assert!(refusal.log_message().unwrap().len() < MAX_STDERR_BYTES + 100);
+    assert!(refusal.log_message().unwrap().len() < ChildOutput::MAX_TOLD_BYTES + 100);
 }
 
 #[tokio::test]
