@@ -14,7 +14,7 @@ mod histories;
 mod own_action;
 mod product;
 mod refusals;
-mod restart_handlers;
+mod restart_rules;
 mod restarts;
 mod scripts;
 mod sessions;
