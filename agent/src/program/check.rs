@@ -73,13 +73,14 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
         Some(firmware) => line(
             "serve",
             format!(
-                "firmware: download {} to {} within {}, install with {} within {}{}{}",
+                "firmware: download {} to {} within {}, install with {} within {}{}{}{}",
                 image(firmware),
                 firmware.staging_dir.display(),
                 plain(firmware.download_budget),
                 installer(firmware),
                 plain(firmware.install_budget),
                 if firmware.restart_after_install { ", then restart" } else { "" },
+                judgement(firmware),
                 late(firmware.late)
             ),
         ),
@@ -187,12 +188,23 @@ fn http(section: &str, settings: &HttpSettings) -> String {
     [authorities, certificate, proxy].into_iter().flatten().collect()
 }
 
+/// What an installed image has to show to stay.
+fn judgement(firmware: &FirmwareAction) -> String {
+    let health = firmware.health_check.as_ref().map(|command| format!("{command} ends with 0"));
+    let managed = firmware.managed_within.map(|within| format!("managed within {}", plain(within)));
+    let conditions: Vec<String> = [health, managed].into_iter().flatten().collect();
+    match conditions.is_empty() {
+        true => String::new(),
+        false => format!(", and roll back unless {}", conditions.join(" and ")),
+    }
+}
+
 fn reboot(action: &RebootAction) -> String {
     let means = match &action.means {
         RebootMeans::Logind => Some("logind".into()),
         RebootMeans::Command(command) => command.as_ref().map(ToString::to_string),
     };
-    restart(means, action.dry_run, action.budget) + &rules(&action.rules) + &late(action.late)
+    restart(means, action.dry_run, action.budget) + &rules(&action.rules, action.dry_run) + &late(action.late)
 }
 
 fn factory_reset(action: &FactoryResetAction) -> String {
@@ -206,24 +218,25 @@ fn factory_reset(action: &FactoryResetAction) -> String {
             Some([wipe, then].into_iter().flatten().collect::<Vec<_>>().join(", then ") + ", then restart")
         }
     };
-    restart(means, action.dry_run, action.budget) + &rules(&action.rules) + &late(action.late)
+    restart(means, action.dry_run, action.budget) + &rules(&action.rules, action.dry_run) + &late(action.late)
 }
 
 fn restart(means: Option<String>, dry_run: bool, budget: Duration) -> String {
     match (means, dry_run) {
-        (Some(means), true) => format!("would run {means}, but this is a dry run"),
+        (Some(means), true) => format!("this is a dry run instead of {means}"),
         (Some(means), false) => format!("{means}, within {}", plain(budget)),
         (None, _) => "nothing, this is a dry run".into(),
     }
 }
 
-fn rules(rules: &RestartRules) -> String {
+fn rules(rules: &RestartRules, dry_run: bool) -> String {
     let mut text = String::new();
     if rules.windows.is_some() {
         text.push_str(", in its maintenance windows");
     }
     if let Some((restarts, within)) = rules.limit {
-        text.push_str(&format!(", at most {restarts} in {}", plain(within)));
+        let uncounted = if dry_run { " (a dry run is not counted)" } else { "" };
+        text.push_str(&format!(", at most {restarts} in {}{uncounted}", plain(within)));
     }
     if let Some((command, _)) = &rules.veto {
         text.push_str(&format!(", unless {command} refuses"));
@@ -262,6 +275,9 @@ fn installer(firmware: &FirmwareAction) -> String {
             format!("`{}`", program.display())
         }
         FirmwareInstaller::MenderModule { module, .. } => format!("the update module `{}`", module.display()),
-        FirmwareInstaller::File { target, .. } => format!("a swap of `{}`", target.display()),
+        FirmwareInstaller::File { target, activate } => {
+            let activate = activate.as_ref().map(|command| format!(" and {command}")).unwrap_or_default();
+            format!("a swap of `{}`{activate}", target.display())
+        }
     }
 }

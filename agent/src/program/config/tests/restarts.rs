@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::{RebootMeans, ResetMeans};
 use super::{Place, load, with_device};
+use crate::program::check as program_check;
 
 /// Lines from line 5 on, and everything that is said.
 fn check(rest: &str, said: &str) {
@@ -188,4 +189,13 @@ fn a_reset_that_would_wipe_what_the_actions_need() {
     let rest = format!("{REBOOT}[actions.factory_reset]\nwipe = [\"{wipe}\"]\n");
     let said = Place::with(&with_device(&rest)).load().map(|_| ()).unwrap_err();
     assert!(said.contains("holds the agent ("), "{said}");
+}
+
+#[test]
+fn check_says_that_a_dry_run_restarts_nothing_and_is_not_counted() {
+    let rest = "[actions.reboot]\ncommand = [\"true\"]\ndry_run = true\nmax_restarts = 2\n";
+    let text = program_check::describe("agent.toml".as_ref(), &load(rest));
+    let expected =
+        "reboot: this is a dry run instead of `true`, at most 2 in 1d (a dry run is not counted)\n";
+    assert!(text.contains(expected), "{text}");
 }
