@@ -309,6 +309,15 @@ pub(super) fn convert(
     declared: &[Parameter],
     mut given: Map<String, Value>,
 ) -> Result<Map<String, Value>, String> {
+    // Before what is missing: a name with a slip of the pen is both.
+    if let Some(unknown) = given.keys().find(|name| declared.iter().all(|parameter| parameter.name != **name))
+    {
+        let unknown: String = unknown.chars().take(TOLD_NAME_CHARS).collect();
+        let names: Vec<&str> = declared.iter().map(|parameter| parameter.name.as_str()).collect();
+        let known =
+            if names.is_empty() { "it has none".into() } else { format!("it has {}", names.join(", ")) };
+        return Err(format!("{}: is no parameter of this action; {known}", unknown.escape_debug()));
+    }
     let mut values = Map::new();
     for parameter in declared {
         let Parameter { name, kind, .. } = parameter;
@@ -324,16 +333,7 @@ pub(super) fn convert(
         let value = value.map_err(|misfit| format!("{name}: {misfit}; write {kind}"))?;
         values.insert(name.clone(), value);
     }
-    match given.keys().next() {
-        None => Ok(values),
-        Some(unknown) => {
-            let unknown: String = unknown.chars().take(TOLD_NAME_CHARS).collect();
-            let names: Vec<&str> = declared.iter().map(|parameter| parameter.name.as_str()).collect();
-            let known =
-                if names.is_empty() { "it has none".into() } else { format!("it has {}", names.join(", ")) };
-            Err(format!("{}: is no parameter of this action; {known}", unknown.escape_debug()))
-        }
-    }
+    Ok(values)
 }
 
 /// A value as an argument has it.

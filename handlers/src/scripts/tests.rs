@@ -290,6 +290,7 @@ async fn what_does_not_fit_the_declaration_is_a_400_that_is_not_kept_and_runs_no
     for (values, message) in [
         (json!({}), "percent: is missing; write a whole number from 0 to 100"),
         (json!({"percent": null}), "percent: is missing; write a whole number from 0 to 100"),
+        (json!({"percnt": 40}), "percnt: is no parameter of this action; it has percent, fade, curve"),
         (json!({"percent": "101"}), "percent: is out of range; write a whole number from 0 to 100"),
         (json!({"percent": "40 "}), "percent: has another type; write a whole number from 0 to 100"),
         (json!({"percent": 4, "fade": "-1"}), "fade: is out of range; write a number from 0 to 60"),
