@@ -134,7 +134,9 @@ async fn the_floors_are_managed_and_give_back_what_they_get() {
 async fn what_only_prints_ends_well() {
     let folder = tempfile::tempdir().unwrap();
     for (program, text) in [
+        (env!("CARGO_BIN_EXE_attributes"), "platform is notified: temperature = 24.0"),
         (env!("CARGO_BIN_EXE_custom_action"), "400 d.colour: unknown variant `mauve`"),
+        (env!("CARGO_BIN_EXE_firmware_download"), "the platform was told: downloaded"),
         (env!("CARGO_BIN_EXE_firmware_update"), "ended with exit status 1; rolled back"),
         (env!("CARGO_BIN_EXE_product_log"), "The platform's log of this device: 0 entries"),
         (env!("CARGO_BIN_EXE_schemas"), "\"mgmt/custom/bench/echo\""),

@@ -1,7 +1,7 @@
 //! What a commit of the journal costs, beside an appended and synced line: the floor of every durable request.
 //!
 //! ```sh
-//! cargo run --release --bin floor_commit -- --commits 2000
+//! cargo run --release -p iotdm-examples --bin floor_commit -- --commits 2000
 //! ```
 //!
 //! A request that is carried out and answered costs two commits when it comes alone, and a share of two when many come
