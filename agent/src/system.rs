@@ -142,8 +142,12 @@ impl System for LinuxSystem {
     async fn restart(&self, kind: Restart) -> Result<Performed, RestartError> {
         let RestartCommand { command, time_limit, dry_run } = self.command(kind);
         if *dry_run {
-            let (program, args) = (command.first(), command.len().saturating_sub(1));
-            tracing::warn!(%kind, program, args, "dry run: this command would be run");
+            match command.split_first() {
+                Some((program, args)) => {
+                    tracing::warn!(%kind, %program, args = args.len(), "dry run: this command would be run");
+                }
+                None => tracing::warn!(%kind, "dry run: no command is configured"),
+            }
             return Ok(Performed::Complete);
         }
         let [program, args @ ..] = command.as_slice() else {

@@ -30,7 +30,7 @@ async fn a_reboot_in_a_dry_run_is_answered_202_and_ends_with_the_next_manage() {
     within(world.platform.managed(&lamp())).await;
     let reboot = world.platform.initiate(&lamp(), &Request::reboot()).unwrap();
     assert_eq!(within(reboot.answered()).await.unwrap().rc, Code::ACCEPTED);
-    agent.line("dry run: this command would be run").await;
+    agent.line("dry run: no command is configured").await;
     assert_eq!(within(reboot.completed()).await, Outcome::Complete);
     assert_eq!(world.platform.device(&lamp()).unwrap().manages, 2);
 }
@@ -123,7 +123,7 @@ async fn firmware_is_fetched_and_installed_with_the_configured_command() {
     within(world.platform.firmware_download(&lamp(), &request)).await.unwrap();
     let request = FirmwareRequest { image: None, ..request };
     within(world.platform.firmware_update(&lamp(), &request)).await.unwrap();
-    agent.line("dry run: this command would be run").await;
+    agent.line("dry run: no command is configured").await;
     let installed = fs::read_dir(place.path("images")).unwrap().find_map(|entry| {
         let path = entry.unwrap().path();
         path.to_str().unwrap().ends_with(".2.0.0.installed").then_some(path)
