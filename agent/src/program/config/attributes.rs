@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use iotdm_agent::Threshold;
-use iotdm_core::Location;
+use iotdm_core::{Location, attribute};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -53,6 +53,11 @@ impl Resolver<'_> {
         for (name, threshold) in &thresholds {
             if let Err(reason) = threshold.check(name) {
                 self.problem(&format!("attributes.{name}"), reason);
+            } else if !ATTRIBUTES.contains(&name.split('.').next().unwrap_or_default()) {
+                self.warnings.push(format!(
+                    "attributes.{name}: is of no use; the attributes of this agent are {}",
+                    ATTRIBUTES.join(", ")
+                ));
             }
         }
         thresholds
@@ -79,6 +84,9 @@ impl From<Attribute> for Threshold {
         }
     }
 }
+
+/// What there is to observe beside `mgmt.firmware`; a product that links the library may have others.
+const ATTRIBUTES: [&str; 3] = [attribute::DEVICE_INFO, attribute::LOCATION, attribute::METADATA];
 
 /// A number, with a fraction or without.
 #[derive(Clone, Copy, Debug)]

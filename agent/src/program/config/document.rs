@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -117,9 +117,13 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
         ConfigError::one(Problem { file: path.into(), position, key: String::new(), message })
     };
     let mut bytes = Vec::new();
-    let size = open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|reason| problem(None, format!("cannot be read: {reason}; {WHERE}")))?;
+    let size = open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)).map_err(
+        |reason| {
+            let denied = reason.kind() == io::ErrorKind::PermissionDenied;
+            let help = if denied { "let the agent's user read it" } else { WHERE };
+            problem(None, format!("cannot be read: {reason}; {help}"))
+        },
+    )?;
     if size as u64 > MAX_FILE_BYTES {
         let limit = MAX_FILE_BYTES / 1024;
         return Err(problem(None, format!("has more than {limit} KiB; is it the configuration? {WHERE}")));

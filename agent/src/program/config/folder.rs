@@ -1,7 +1,7 @@
 //! The folder of scripts' declarations: who may change what the platform may run.
 
 use std::fs::{self, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,13 @@ pub(super) struct Declarations {
 /// What is wrong with the folder, and what would be right. What is wrong with a file stands in its place.
 pub(super) fn read(folder: &Path) -> Result<Vec<Declarations>, String> {
     let shown = folder.display();
-    let unreadable =
-        |reason| format!("{shown} cannot be read: {reason}; create the folder, or leave the key out");
+    let unreadable = |reason: io::Error| {
+        let help = match reason.kind() {
+            io::ErrorKind::PermissionDenied => "let the agent's user read it",
+            _ => "create the folder",
+        };
+        format!("{shown} cannot be read: {reason}; {help}, or leave the key out")
+    };
     let metadata = fs::metadata(folder).map_err(unreadable)?;
     if !metadata.is_dir() {
         return Err(format!("{shown} is no folder; name the one that has the declarations"));
@@ -50,6 +55,9 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Declarations>, String> {
 /// on a disk that is mounted later.
 pub(super) fn check_program(program: &Path, user: Option<RunAs>) -> Result<(), String> {
     match fs::metadata(program) {
+        Ok(metadata) if metadata.is_dir() => {
+            Err(format!("{} is a folder; name the program in it", program.display()))
+        }
         Ok(metadata) => refuse_shared(program, &metadata, user.map(|user| user.uid)),
         Err(_) => Ok(()),
     }

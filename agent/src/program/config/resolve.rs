@@ -1,6 +1,7 @@
 //! From sections to settings: defaults, what joins two keys, and the files they name.
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
@@ -279,13 +280,30 @@ fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a program can be found and is a file: a path as it is, a name along `PATH`.
-fn can_be_found(program: &Path, search: Option<OsString>) -> bool {
+/// Looks for a program: a path as it is, a name along `PATH`.
+///
+/// # Errors
+/// Why it could not be started, as the end of a sentence about it.
+fn find(program: &Path, search: Option<OsString>) -> Result<(), &'static str> {
     if program.components().count() > 1 {
-        return program.is_file();
+        return match std::fs::metadata(program) {
+            Ok(metadata) if metadata.is_dir() => Err("is a folder"),
+            Ok(metadata) if metadata.permissions().mode() & EXECUTABLE == 0 => {
+                Err("may be executed by nobody; run chmod +x on it")
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err("is not there"),
+        };
     }
-    search.is_some_and(|search| std::env::split_paths(&search).any(|folder| folder.join(program).is_file()))
+    let is_in = |folder: PathBuf| folder.join(program).is_file();
+    match search.is_some_and(|search| std::env::split_paths(&search).any(is_in)) {
+        true => Ok(()),
+        false => Err("is not in PATH; one beside this file is written with ./ before it"),
+    }
 }
+
+/// The permission bits of whoever may execute a file.
+const EXECUTABLE: u32 = 0o111;
 
 /// The organization of IBM's trial service (`docs/protocol.md` §1.4).
 const QUICKSTART: &str = "quickstart";

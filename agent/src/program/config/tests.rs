@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::{FirmwareInstaller, Settings, Surroundings};
 
 mod attributes;
+mod diagnostics;
 mod firmware;
 mod mistakes;
 mod restarts;

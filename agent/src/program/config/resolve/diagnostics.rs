@@ -1,5 +1,8 @@
 //! `[actions.diagnostics]` and what stands below it.
 
+use std::fs;
+use std::path::Path;
+
 use iotdm_core::{Action, Route};
 use iotdm_handlers::diagnostics::{
     ClearErrorCodes, ClearLog, FactsOptions, FactsOptionsError, LogSource, ReadFacts, SystemFacts,
@@ -75,6 +78,9 @@ impl Resolver<'_> {
         let mut sources: Vec<LogSource> = Vec::new();
         for (index, log) in logs.into_iter().enumerate() {
             let key = format!("actions.diagnostics.log[{index}]");
+            if let Some(reason) = log.file.as_ref().and_then(|path| unreadable(&self.path(path))) {
+                self.warnings.push(format!("{key}.file: {reason}"));
+            }
             let source = match (&log.file, &log.unit, log.journal) {
                 (Some(path), None, false) => LogSource::file(log.name, self.path(path)),
                 (None, Some(unit), false) => LogSource::journal(log.name, Some(unit)),
@@ -124,6 +130,12 @@ impl Resolver<'_> {
             || default.disks.clone(),
             |disks| disks.iter().map(|path| self.path(path)).collect(),
         );
+        for (index, disk) in disks.iter().enumerate().filter(|(_, disk)| !disk.is_dir()) {
+            self.warnings.push(format!(
+                "actions.diagnostics.facts.disks[{index}]: the folder {} is not there",
+                disk.display()
+            ));
+        }
         let metadata = !interval.is_zero();
         let interval = if metadata { interval } else { default.interval };
         let options = FactsOptions { disks, interval, thresholds, ..default };
@@ -146,6 +158,20 @@ impl Resolver<'_> {
         }
         value
     }
+}
+
+/// Why a log could not be sent as it is; one that is not there may be written later.
+fn unreadable(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if metadata.is_symlink() {
+        return Some(format!("{shown} is a link, which is not followed; name the file that it leads to"));
+    }
+    if !metadata.is_file() {
+        return Some(format!("{shown} is no file"));
+    }
+    let reason = fs::File::open(path).err()?;
+    Some(format!("{shown} cannot be read: {reason}; let the agent's user read it"))
 }
 
 fn percent(section: Option<Whole<Percent>>, default: u8) -> u8 {

@@ -114,7 +114,19 @@ impl Resolver<'_> {
             return None;
         };
         let activate = self.firmware_command("file.activate_command", section.activate_command);
-        Some(FirmwareInstaller::File { target: self.path(&section.target), activate })
+        let target = self.path(&section.target);
+        if target.is_dir() {
+            let message =
+                format!("{} is a folder; write the path of the file that is the firmware", target.display());
+            self.problem("actions.firmware.file.target", message);
+        }
+        if let Some(around) = target.parent().filter(|around| !around.is_dir()) {
+            self.warnings.push(format!(
+                "actions.firmware.file.target: the folder {} is not there; nothing can be installed in it",
+                around.display()
+            ));
+        }
+        Some(FirmwareInstaller::File { target, activate })
     }
 
     fn firmware_program(&mut self, name: &str, program: Option<FilePath>) -> std::path::PathBuf {

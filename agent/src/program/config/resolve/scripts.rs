@@ -65,7 +65,8 @@ impl Resolver<'_> {
                 resolver.declare("script", file.script, taken, declared);
                 let Resolver { problems, warnings, .. } = resolver;
                 self.problems.extend(problems);
-                self.warnings.extend(warnings);
+                // Keys of several files are alike.
+                self.warnings.extend(warnings.into_iter().map(|text| format!("{}: {text}", path.display())));
             }
         }
     }
@@ -118,12 +119,16 @@ impl Resolver<'_> {
         if command.program.components().count() > 1 {
             self.keep(&format!("{key}.program"), folder::check_program(&command.program, user));
         }
+        let directory = section.directory.map(|path| self.path(&path));
+        if let Some(directory) = directory.as_deref().filter(|directory| !directory.is_dir()) {
+            self.warnings.push(format!("{key}.directory: the folder {} is not there", directory.display()));
+        }
         let mut spec = ScriptSpec {
             title: section.title,
             description: section.description,
             args: command.args,
             parameters,
-            directory: section.directory.map(|path| self.path(&path)),
+            directory,
             user,
             env,
             interrupted: section.interrupted.into(),

@@ -65,3 +65,14 @@ fn what_is_wrong_with_an_attribute_is_said_with_its_place() {
         "agent.toml:6:16: attributes.level.min_interval: 2d is out of range; a time between notifications is 1s to 1d",
     );
 }
+
+#[test]
+fn a_rule_of_an_attribute_that_this_agent_does_not_have_is_warned_of() {
+    let warned = |name: &str| load(&format!("[attributes.{name}]\nmin_interval = \"1m\"\n")).warnings;
+    let said =
+        "attributes.locaton: is of no use; the attributes of this agent are deviceInfo, location, metadata";
+    assert!(warned("locaton").contains(&said.to_owned()), "{:?}", warned("locaton"));
+    for name in ["location", "metadata", "deviceInfo", "\"metadata.facts\""] {
+        assert!(!warned(name).iter().any(|warning| warning.contains("attributes.")), "{name}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sample::{CERTIFICATE, KEY};
-use super::{Place, with_device};
+use super::{Place, load, with_device};
 use crate::program::check;
 use crate::program::config::{FirmwareAction, Verify};
 
@@ -166,4 +166,47 @@ fn a_rate_and_patience_are_read_in_their_ranges() {
         let message = error(&place(rest));
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn an_installation_with_a_restart_that_is_a_dry_run_is_warned_of() {
+    let settings = |dry_run: bool| {
+        load(&format!(
+            "[actions.reboot]\ncommand = [\"true\"]\ndry_run = {dry_run}\n[actions.firmware]\nstaging_dir = \"x\"\n\
+             installer = \"rauc\"\n"
+        ))
+    };
+    let told = |dry_run| {
+        settings(dry_run)
+            .warnings
+            .iter()
+            .any(|text| text.starts_with("actions.firmware: [actions.reboot] is a dry run"))
+    };
+    assert!(told(true) && !told(false));
+}
+
+#[test]
+fn a_firmware_file_is_a_file_in_a_folder_that_is_there() {
+    let section = |target: &str| {
+        with_device(&format!(
+            "[actions.firmware]\nstaging_dir = \"x\"\ninstaller = \"file\"\n[actions.firmware.file]\ntarget = \"{target}\"\n"
+        ))
+    };
+    let said = Place::with(&section("/usr")).load().map(|_| ()).unwrap_err();
+    let expected = "agent.toml:9:10: actions.firmware.file.target: /usr is a folder; write the path of the file that is the firmware";
+    assert_eq!(said, expected);
+    let warnings = Place::with(&section("/nowhere/lamp")).load().unwrap().warnings;
+    assert!(warnings.iter().any(|text| text.contains("the folder /nowhere is not there")), "{warnings:?}");
+}
+
+#[test]
+fn check_tells_what_an_installed_image_has_to_show_to_stay() {
+    let settings = load(
+        "[actions.firmware]\nstaging_dir = \"/x\"\ninstaller = \"file\"\nhealth_check = [\"/bin/true\", \"s3cr3t\"]\n\
+         managed_within = \"5m\"\n[actions.firmware.file]\ntarget = \"/usr/bin/lamp\"\nactivate_command = [\"/bin/true\"]\n",
+    );
+    let text = check::describe("agent.toml".as_ref(), &settings);
+    let expected = "install with a swap of `/usr/bin/lamp` and `/bin/true` within 30m, and roll back unless `/bin/true` \
+                    with 1 argument ends with 0 and managed within 5m\n";
+    assert!(text.contains(expected), "{text}");
 }

@@ -310,3 +310,34 @@ fn the_device_s_secrets_are_passed_to_no_script() {
         assert!(error.starts_with("scripts.d/a.toml:5:13: script[0].pass_env[0]: "), "{error}");
     }
 }
+
+#[test]
+fn what_keeps_a_script_from_running_is_warned_of_with_its_file() {
+    let declare = |keys: &str| format!("[[script]]\nbundle = \"b\"\naction = \"a\"\n{keys}");
+    for (keys, expected) in [
+        ("program = \"./a.sh\"\n", "script[0].program: the program scripts.d/./a.sh is not there"),
+        (
+            "program = \"a.sh\"\n",
+            "script[0].program: the program a.sh is not in PATH; one beside this file is written with ./",
+        ),
+        (
+            "program = \"./a.toml\"\n",
+            "script[0].program: the program scripts.d/./a.toml may be executed by nobody; run chmod +x on it",
+        ),
+        (
+            "program = \"/bin/sh\"\ndirectory = \"work\"\n",
+            "script[0].directory: the folder scripts.d/work is not there",
+        ),
+    ] {
+        let place = folder(&[("a.toml", &declare(keys))]);
+        let home = format!("{}/", place.path("").display()).replace("//", "/");
+        let warnings = place.load().unwrap().warnings;
+        let warnings: Vec<String> = warnings.iter().map(|warning| warning.replace(&home, "")).collect();
+        let expected = format!("scripts.d/a.toml: {expected}");
+        assert!(warnings.iter().any(|warning| warning.starts_with(&expected)), "{expected}: {warnings:?}");
+    }
+    check(
+        &declare("program = \"./\"\n"),
+        "scripts.d/a.toml:4:11: script[0].program: scripts.d/./ is a folder; name the program in it",
+    );
+}
