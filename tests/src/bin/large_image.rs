@@ -123,9 +123,11 @@ async fn run(arguments: &Arguments, server: &ImageServer) -> Result<Report, Box<
     let right = agent.image_digest()? == sha256;
     let transfers = server.transfers();
     let fetched: u64 = transfers.iter().map(|transfer| transfer.sent).sum();
+    // One that a kill came before by a buffer has nothing left to cut.
+    let was_cut = |cut: &&u64| transfers.iter().any(|transfer| transfer.from + transfer.sent == **cut);
     let text = format!(
         "image                {total} bytes, {}\n\
-         disconnects          {} at {cuts:?}\n\
+         disconnects          {} of {} at {cuts:?}\n\
          kill -9              {} at {kills:?}\n\
          requests             {} from {:?}\n\
          fetched in all       {fetched} bytes in {:.1} s\n\
@@ -134,6 +136,7 @@ async fn run(arguments: &Arguments, server: &ImageServer) -> Result<Report, Box<
          platform             {}\n\
          at the end           state {state}, updateStatus {status}, digest {}\n",
         if arguments.signature.is_some() { "signed" } else { "with a checksum" },
+        cuts.iter().filter(|cut| was_cut(cut)).count(),
         cuts.len(),
         kills.len(),
         transfers.len(),

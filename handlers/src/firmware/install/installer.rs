@@ -238,8 +238,9 @@ impl fmt::Debug for Job<'_> {
 pub(super) fn failed(what: &str, output: &ChildOutput) -> InstallError {
     // Not every program keeps what it has to say for its standard error; SWUpdate does not.
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let (out, error) = (stdout.trim_end(), stderr.trim_end());
-    tracing::warn!(exit = %output.exit, stdout = out, stderr = error, "firmware: {what} failed");
+    // What failed is at the end of what such a program tells of its steps.
+    let out = &stdout[stdout.ceil_char_boundary(stdout.len().saturating_sub(ChildOutput::MAX_TOLD_BYTES))..];
+    tracing::warn!(exit = %output.exit, stdout = out.trim(), stderr = output.stderr_start(), "firmware: {what} failed");
     let text = format!("{what} ended with {}", output.exit);
     if output.exit == ChildExit::Status(EXIT_NO_ROOM)
         || stdout.contains(NO_SPACE_LEFT)
