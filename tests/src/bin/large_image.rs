@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use fastrand::Rng;
 use iotdm_platform::broker::{Broker, BrokerOptions};
-use iotdm_platform::images::ImageServer;
+use iotdm_platform::images::{ImageServer, Transfer};
 use iotdm_platform::{DeviceName, FirmwareRequest, Image, Platform, PlatformOptions};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -123,8 +123,6 @@ async fn run(arguments: &Arguments, server: &ImageServer) -> Result<Report, Box<
     let right = agent.image_digest()? == sha256;
     let transfers = server.transfers();
     let fetched: u64 = transfers.iter().map(|transfer| transfer.sent).sum();
-    // One that a kill came before by a buffer has nothing left to cut.
-    let was_cut = |cut: &&u64| transfers.iter().any(|transfer| transfer.from + transfer.sent == **cut);
     let text = format!(
         "image                {total} bytes, {}\n\
          disconnects          {} of {} at {cuts:?}\n\
@@ -136,7 +134,7 @@ async fn run(arguments: &Arguments, server: &ImageServer) -> Result<Report, Box<
          platform             {}\n\
          at the end           state {state}, updateStatus {status}, digest {}\n",
         if arguments.signature.is_some() { "signed" } else { "with a checksum" },
-        cuts.iter().filter(|cut| was_cut(cut)).count(),
+        made(&cuts, &transfers),
         cuts.len(),
         kills.len(),
         transfers.len(),
@@ -148,6 +146,12 @@ async fn run(arguments: &Arguments, server: &ImageServer) -> Result<Report, Box<
         if right { "right" } else { "WRONG" },
     );
     Ok(Report { text, good: right && downloaded.is_ok() && (state, status) == (2, 0) })
+}
+
+/// How many of the cuts were made: one that a kill came before by a buffer finds nothing to cut.
+fn made(cuts: &[u64], transfers: &[Transfer]) -> usize {
+    let ends: Vec<u64> = transfers.iter().map(|transfer| transfer.from + transfer.sent).collect();
+    cuts.iter().filter(|cut| ends.contains(cut)).count()
 }
 
 /// The program that ships, and the folder it works in.
