@@ -107,7 +107,8 @@ fn made(records: &[Record<'_>]) {
     // The last of each stands.
     for (index, record) in writes.iter().enumerate() {
         let is_last = !writes[index + 1..].iter().any(|later| same_place(later, record));
-        let takes_away = matches!(record, Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_));
+        let takes_away =
+            matches!(record, Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_));
         if is_last && !takes_away {
             let text = format!("{record:?}");
             assert!(read.iter().any(|found| format!("{found:?}") == text), "lost: {text}");
