@@ -22,8 +22,8 @@ use async_trait::async_trait;
 use iotdm_agent::system::LinuxSystem;
 use iotdm_agent::{Agent, Builder, Device};
 use iotdm_core::{
-    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, DeviceInfo, Performed, Restart, RestartError,
-    System, attribute,
+    BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Code, DeviceInfo, Performed, Restart,
+    RestartError, System, attribute,
 };
 use iotdm_examples::Options;
 use iotdm_handlers::firmware::{
@@ -31,10 +31,14 @@ use iotdm_handlers::firmware::{
     InstallOptions, Piece,
 };
 use iotdm_platform::broker::{Broker, BrokerOptions};
-use iotdm_platform::{DeviceName, Event, FirmwareRequest, Happening, Image, Platform, PlatformOptions};
+use iotdm_platform::{
+    DeviceName, Event, Failure, FirmwareError, FirmwareRequest, Happening, Image, Outcome, Platform,
+    PlatformOptions,
+};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::sleep;
 
 type Failed = Box<dyn Error>;
 
@@ -169,7 +173,7 @@ impl Lamp {
             let going_down = async {
                 restarts.recv().await;
                 // What the handler still has to record.
-                tokio::time::sleep(TIME_TO_GO_DOWN).await;
+                sleep(TIME_TO_GO_DOWN).await;
             };
             tokio::select! {
                 ended = self.agent()?.run_until(std::future::pending::<()>()) => return Ok(ended?),
@@ -208,7 +212,7 @@ impl Operator<'_> {
             ..Image::default()
         };
         let request = FirmwareRequest { image: Some(image), ..FirmwareRequest::default() };
-        self.platform.firmware_download(&self.name, &request).await?;
+        self.download(&request).await?;
         self.tell(format!("platform  has {version} downloaded, and asks for the update"));
         let events = self.platform.events();
         let ended = self.platform.firmware_update(&self.name, &FirmwareRequest::default()).await;
@@ -220,6 +224,23 @@ impl Operator<'_> {
         let version = self.lamp.version().unwrap_or_default();
         self.tell(format!("device    has \"{}\" and fwVersion {version}", self.lamp.machine.installed()));
         Ok(())
+    }
+
+    /// A device is notified of an end a moment before it takes the next image: until then that is answered 409.
+    async fn download(&self, request: &FirmwareRequest) -> Result<(), FirmwareError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.platform.firmware_download(&self.name, request).await {
+                Err(FirmwareError::Ended {
+                    outcome: Outcome::Failed(Failure::Answered(Code::CONFLICT)),
+                    ..
+                }) if tries < BUSY_TRIES => {
+                    sleep(BUSY_PAUSE).await;
+                }
+                ended => return ended.map(drop),
+            }
+        }
     }
 
     /// What the platform was notified of an end; what it was notified of on the way there is left out.
@@ -274,6 +295,10 @@ async fn main() -> Result<(), Failed> {
 
 /// Played by [`Machine`].
 const HEALTH_CHECK: &str = "/usr/lib/lamp/is-lit";
+
+/// How often, and how far apart, a busy device is asked: ten seconds in all.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// From the order to restart until the power is gone.
 const TIME_TO_GO_DOWN: Duration = Duration::from_millis(200);

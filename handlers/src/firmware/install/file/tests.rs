@@ -244,7 +244,7 @@ async fn a_committed_file_is_not_judged_again_after_a_power_cut() {
     rig.crash();
     rig.system.set_boot_id("boot-3");
     rig.system.on_run(|_| Ok(output(1, "", "")));
-    assert_eq!(rig.recover(UPDATE).await, Recovery::RunAgain);
+    assert_eq!(rig.recover(UPDATE).await, Recovery::Resume);
     assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Complete));
     check_target(&rig, &image());
     check_installed(&rig);
