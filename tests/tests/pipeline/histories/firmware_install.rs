@@ -167,7 +167,12 @@ fn nothing_under_way(record: &Record, station: &Station) -> Result<(), String> {
             }
             Event::Note(note) if note.starts_with("install begins") => ended = false,
             Event::Note(note) => state = firmware(note).unwrap_or(state),
-            event => ended |= end(event).is_some(),
+            event => {
+                let end = end(event);
+                ended |= end.is_some();
+                // The only way back is kept where it was not gone to its end.
+                forgotten |= matches!(end, Some(Err(why)) if is_honest(why));
+            }
         }
     }
     match (ended, state["state"] == 2 && state["updateStatus"] == 1, station.leftovers()) {

@@ -142,7 +142,8 @@ impl Station {
         }
         while boot.boots < self.machine.boots() {
             boot.boots += 1;
-            if !boot.good[boot.primary] && boot.tried {
+            // It does not go back to one that is marked bad.
+            if !boot.good[boot.primary] && boot.tried && boot.good[1 - boot.primary] {
                 boot.primary = 1 - boot.primary;
             }
             boot.tried = !boot.good[boot.primary];
