@@ -104,6 +104,15 @@ fn p2_wants_the_same_answer_and_one_start() {
     check(as_it_is, vec![(0, began(1))], "P2");
 }
 
+/// An action that appears while the broker has not acknowledged that it was missing: both answers may come again.
+#[test]
+fn p2_lets_an_answer_of_what_did_not_run_be_sent_again() {
+    let missing = (0, Event::Published(response(501)));
+    let late = and(and(delivered(), [missing.clone()]), answered());
+    check(as_it_is, and(late.clone(), [missing, (0, Event::Published(response(200)))]), "");
+    check(as_it_is, and(late, [(0, Event::Published(response(404)))]), "P2");
+}
+
 #[test]
 fn p6_wants_no_more_starts_than_attempts() {
     let again = |policy: &mut Policy| policy.interrupted = Interrupted::RunAgain;
