@@ -100,7 +100,11 @@ fn a_request_has_one_answer(record: &Record) -> Verdict {
     let mut answers: BTreeMap<String, &Value> = BTreeMap::new();
     for event in record.events() {
         match event {
-            Event::Damaged => answers.clear(),
+            // What the journal knew is gone (P10): the same request is another one.
+            Event::Damaged => {
+                executed.clear();
+                answers.clear();
+            }
             Event::Returned(work, outcome) if *outcome != super::record::Outcome::Undecodable => {
                 executed.insert(&work.req_id);
             }

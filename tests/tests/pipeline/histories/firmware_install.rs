@@ -170,8 +170,10 @@ fn nothing_under_way(record: &Record, station: &Station) -> Result<(), String> {
             event => {
                 let end = end(event);
                 ended |= end.is_some();
-                // The only way back is kept where it was not gone to its end.
-                forgotten |= matches!(end, Some(Err(why)) if is_honest(why));
+                // The only way back is kept where it was not gone to its end, and where the restart that would have
+                // shown what was installed never came.
+                forgotten |= matches!(end, Some(Err(why)) if is_honest(why))
+                    || event.to_string().contains("failed: the restart did not come");
             }
         }
     }

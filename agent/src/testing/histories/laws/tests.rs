@@ -111,6 +111,9 @@ fn p2_lets_an_answer_of_what_did_not_run_be_sent_again() {
     let late = and(and(delivered(), [missing.clone()]), answered());
     check(as_it_is, and(late.clone(), [missing, (0, Event::Published(response(200)))]), "");
     check(as_it_is, and(late, [(0, Event::Published(response(404)))]), "P2");
+    // It ran before the journal was lost, and is missing after that.
+    let lost = and(answered(), [(1, Event::Damaged), (1, Event::Published(response(501)))]);
+    check(as_it_is, and(lost, answered()), "");
 }
 
 #[test]
