@@ -230,6 +230,7 @@ impl Work<'_> {
 
     /// What runs is asked once, before anything has changed it.
     async fn first_marker(&self) -> Result<Marker, Stop> {
+        self.take_back_what_never_ran().await?;
         let (shared, staging) = (self.shared, self.shared.staging.clone());
         let ready = shared.blocking(self.cx, &self.running, move |_| staging.begin_work()).await;
         ready.map_err(|error| unusable(format!("the installation cannot be prepared: {}", error.kind())))?;

@@ -81,7 +81,10 @@ impl Staging {
     pub(super) fn begin(&self, image: &Image) -> io::Result<Record> {
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.folder)?;
         self.refuse_shared()?;
-        remove(&self.marker_path())?;
+        if let Some(marker) = self.marker() {
+            // No request goes on with it; what it left in place may still have to be taken back.
+            self.write_marker(&Marker { req_id: None, ..marker })?;
+        }
         if let Some(record) = self.record().filter(|record| record.image == *image) {
             return Ok(record);
         }

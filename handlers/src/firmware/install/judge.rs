@@ -190,6 +190,25 @@ impl Work<'_> {
         Err(self.failed_besides(marker, &told).await)
     }
 
+    /// The agent gives up an update whose restart does not come. What that left in place is not what this one, should it
+    /// fail, may go back to.
+    pub(super) async fn take_back_what_never_ran(&self) -> Result<(), Stop> {
+        let staging = self.shared.staging.clone();
+        let boot_id = self.boot_id();
+        let marker = self.cx.blocking(move |_| staging.marker()).await;
+        let Some(marker) = marker.filter(|marker| marker.is_in_place_unused(&boot_id)) else { return Ok(()) };
+        tracing::warn!(reqId = marker.req_id, "firmware: rolling back an update whose restart never came");
+        let job = self.job(&marker, None, STEP_LIMIT);
+        match self.install.installer.rollback(&job.job()).await {
+            Ok(_) => Ok(()),
+            Err(InstallError::Interrupted) => Err(Stop::Interrupted),
+            Err(error) => {
+                let reason = format!("an earlier update, which never ran, could not be taken back: {error}");
+                Err(unusable(reason).into())
+            }
+        }
+    }
+
     async fn failed_besides(&self, marker: Marker, told: &str) -> Stop {
         let cause = marker.fault();
         let fault = Fault::new(cause.status, format!("{}{told}", cause.reason));

@@ -95,6 +95,12 @@ impl Marker {
         Self { step, boot_id, starts: 1, ..self }
     }
 
+    /// Whether something that has never run may stand where the next start of the machine takes it from.
+    pub(in crate::firmware) fn is_in_place_unused(&self, boot_id: &str) -> bool {
+        let is_in_place = matches!(self.step, Step::Installing | Step::Installed | Step::RollingBack);
+        is_in_place && self.boot_id == boot_id && self.activation == Activation::AfterRestart
+    }
+
     /// The fault that it carries; one without is an update that an earlier program left.
     pub(super) fn fault(&self) -> Fault {
         let unknown = || Fault::new(UpdateStatus::UnsupportedImage, "the update failed");

@@ -113,9 +113,13 @@ fn end(event: &Event) -> Option<Result<(), &str>> {
         {
             Some(Err(why))
         }
+        // The agent ended it; its handler hears of that with the next update.
+        event if event.to_string().contains(&format!("failed: {NO_RESTART}")) => Some(Err(NO_RESTART)),
         _ => None,
     }
 }
+
+const NO_RESTART: &str = "the restart did not come";
 
 /// After a success what was installed runs, and says so in `fwVersion`; after a failure what ran before does, unless the
 /// reason says otherwise.
@@ -170,10 +174,9 @@ fn nothing_under_way(record: &Record, station: &Station) -> Result<(), String> {
             event => {
                 let end = end(event);
                 ended |= end.is_some();
-                // The only way back is kept where it was not gone to its end, and where the restart that would have
-                // shown what was installed never came.
-                forgotten |= matches!(end, Some(Err(why)) if is_honest(why))
-                    || event.to_string().contains("failed: the restart did not come");
+                // The only way back is kept where it was not gone to its end, and until the next update where the
+                // restart that would have shown what was installed never came.
+                forgotten |= matches!(end, Some(Err(why)) if is_honest(why) || why == NO_RESTART);
             }
         }
     }

@@ -1,6 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use iotdm_core::{Performed, Recovery, Route, UpdateStatus};
+use iotdm_core::{Context, ContextParts, Performed, Recovery, ReqId, Route, UpdateStatus};
 
 use super::*;
 use crate::fake::output;
@@ -198,6 +198,35 @@ async fn an_old_file_that_could_not_be_put_back_is_kept() {
     let reason = rig.perform(UPDATE).await.unwrap_err().to_string();
     assert!(reason.contains("; the roll-back failed: the old file could not be put back"), "{reason}");
     assert_eq!(fs::read(beside(&target(&rig), "old")).unwrap(), b"old");
+}
+
+/// The agent gives an update up whose restart does not come. What it left in place has never run: it is not what the
+/// next update goes back to.
+#[tokio::test(start_paused = true)]
+async fn what_never_ran_because_its_restart_never_came_is_not_what_is_gone_back_to() {
+    let mut rig = device(|file| file.restart = true).await;
+    rig.install().health_check = Some(vec!["/bin/check".into()]);
+    assert_eq!(rig.perform(UPDATE).await, Ok(Performed::Restarting));
+    for (key, value) in [("state", 0), ("updateStatus", 5)] {
+        let mut firmware = rig.firmware();
+        firmware[key] = value.into();
+        rig.describe(firmware);
+    }
+    rig.perform(Route::FirmwareDownload).await.unwrap();
+    let second = || Some(ReqId::from_text("r2"));
+    let cx = Context::new(ContextParts { req_id: second(), ..rig.parts() });
+    assert_eq!(rig.perform_as(UPDATE, cx).await, Ok(Performed::Restarting));
+    rig.crash();
+    rig.system.set_boot_id("boot-2");
+    rig.system.next_run(Ok(output(1, "", "")));
+    let cx = Context::new(ContextParts { req_id: second(), ..rig.parts() });
+    assert_eq!(rig.perform_as(UPDATE, cx).await, Ok(Performed::Restarting), "into what ran before");
+    rig.crash();
+    rig.system.set_boot_id("boot-3");
+    let cx = Context::new(ContextParts { req_id: second(), ..rig.parts() });
+    let reason = rig.perform_as(UPDATE, cx).await.unwrap_err().to_string();
+    assert_eq!(reason, "the health check ended with exit status 1; rolled back");
+    check_target(&rig, b"old");
 }
 
 /// Somebody, or a file system that repaired itself, put the old file back during the restart.
