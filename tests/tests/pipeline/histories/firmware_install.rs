@@ -3,7 +3,7 @@
 
 mod station;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iotdm_agent::testing::histories::{Event, Histories, Outcome, Part, Record, Work};
 use iotdm_core::{Action, Download, Performed, Reboot, Recovery, Route, Update};
@@ -124,27 +124,31 @@ const NO_RESTART: &str = "the restart did not come";
 /// After a success what was installed runs, and says so in `fwVersion`; after a failure what ran before does, unless the
 /// reason says otherwise.
 fn ends_are_true(record: &Record) -> Result<(), String> {
-    let (mut runs, mut before, mut installed) = ("", None, None);
+    // More than one may be gone back to where the restart of an earlier update never came.
+    let (mut runs, mut before, mut installed) = ("", BTreeSet::new(), None);
     for event in record.events() {
         if let Event::Note(note) = event {
             if let Some(version) = note.strip_prefix("runs: ") {
                 runs = version;
             } else if let Some(version) = note.strip_prefix("install begins: ") {
-                before = before.or(Some(runs));
+                if installed.is_none() {
+                    before.insert(runs);
+                }
                 installed = Some(version);
             }
         }
         if *event == Event::Damaged {
-            (before, installed) = (None, None);
+            (before, installed) = (BTreeSet::new(), None);
         }
-        match (end(event), installed, before) {
-            (Some(Ok(())), Some(installed), _) if runs != installed => {
+        match (end(event), installed) {
+            (Some(Ok(())), Some(installed)) if runs != installed => {
                 return Err(format!("{installed} was successful, and {runs} runs"));
             }
-            (Some(Err(why)), _, Some(before)) if runs != before && !is_honest(why) => {
-                return Err(format!("{why}: but {runs} runs, and {before} did before"));
+            (Some(Err(NO_RESTART)), _) => installed = None,
+            (Some(Err(why)), Some(_)) if !before.contains(runs) && !is_honest(why) => {
+                return Err(format!("{why}: but {runs} runs, and {before:?} did before"));
             }
-            (Some(_), ..) => (before, installed) = (None, None),
+            (Some(_), _) => (before, installed) = (BTreeSet::new(), None),
             _ => {}
         }
     }
@@ -153,9 +157,15 @@ fn ends_are_true(record: &Record) -> Result<(), String> {
 
 /// Whether a reason admits that what ran before does not run.
 fn is_honest(why: &str) -> bool {
-    ["not in use", "still runs", "the roll-back failed", "the roll-back was interrupted", "no way back"]
-        .iter()
-        .any(|admission| why.contains(admission))
+    let admissions = [
+        "not in use",
+        "still runs",
+        "roll-back failed",
+        "roll-back was interrupted",
+        "no way back",
+        NO_RESTART,
+    ];
+    admissions.iter().any(|admission| why.contains(admission))
 }
 
 /// Of an update that has ended nothing is left, neither in the attribute nor beside the file.
@@ -176,7 +186,7 @@ fn nothing_under_way(record: &Record, station: &Station) -> Result<(), String> {
                 ended |= end.is_some();
                 // The only way back is kept where it was not gone to its end, and until the next update where the
                 // restart that would have shown what was installed never came.
-                forgotten |= matches!(end, Some(Err(why)) if is_honest(why) || why == NO_RESTART);
+                forgotten |= matches!(end, Some(Err(why)) if is_honest(why));
             }
         }
     }
