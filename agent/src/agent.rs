@@ -284,7 +284,7 @@ impl Builder {
             settings,
             identity: self.config.identity.client_id(),
             broker,
-            filter: format!("{}#", <Route as Direction>::ROOT),
+            filters: vec![format!("{}#", <Route as Direction>::ROOT)],
             table: Arc::new(self.table),
             system,
             source,

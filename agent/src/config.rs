@@ -18,11 +18,8 @@ use serde_json::Value;
 /// let config = Config {
 ///     identity: Identity::device("abc123", "lamp", "lamp-17")?,
 ///     broker: Broker {
-///         host: "abc123.messaging.internetofthings.ibmcloud.com".into(),
-///         port: 8883,
-///         tls: Some(Tls { ca_pem: None, client_pem: None }),
-///         keep_alive: Duration::from_secs(60),
-///         durable_session: true,
+///         tls: Some(Tls::default()),
+///         ..Broker::at("abc123.messaging.internetofthings.ibmcloud.com", 8883)
 ///     },
 ///     token: std::env::var("IOTDM_TOKEN").ok().map(Secret::new),
 ///     lifetime: Duration::from_secs(3600),
@@ -67,8 +64,21 @@ pub struct Broker {
     pub durable_session: bool,
 }
 
+impl Broker {
+    /// A broker without encryption, a keep-alive of a minute, and a durable session.
+    pub fn at(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            tls: None,
+            keep_alive: Duration::from_secs(60),
+            durable_session: true,
+        }
+    }
+}
+
 /// Encryption of the connection. The broker's name is always verified.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// The authorities that may vouch for the broker, as a PEM chain; the system's when absent.
     pub ca_pem: Option<Vec<u8>>,

@@ -32,7 +32,7 @@ pub(crate) struct Driver {
     pub(crate) settings: Settings,
     pub(crate) identity: String,
     pub(crate) broker: String,
-    pub(crate) filter: String,
+    pub(crate) filters: Vec<String>,
     pub(crate) table: Arc<Table>,
     pub(crate) system: Arc<dyn System>,
     pub(crate) source: Box<dyn StoreSource>,

@@ -35,8 +35,8 @@ pub trait Connection: fmt::Debug + Send {
     /// What has already happened, without waiting.
     fn try_next(&mut self) -> Option<LinkEvent>;
 
-    /// Subscribes to a filter at QoS 1.
-    fn subscribe(&mut self, filter: &str);
+    /// Subscribes to these filters at QoS 1, in one packet.
+    fn subscribe(&mut self, filters: &[String]);
 
     /// Sends PUBACK; in the order in which the messages came.
     fn acknowledge(&mut self, packet: u16);

@@ -81,13 +81,7 @@ pub use crate::store::{CrashOutcome, MemoryDisk};
 pub fn config() -> Config {
     Config {
         identity: Identity::device("org001", "lamp", "lamp1").expect("the identity keeps the grammar"),
-        broker: Broker {
-            host: "memory".into(),
-            port: 1883,
-            tls: None,
-            keep_alive: Duration::from_secs(60),
-            durable_session: true,
-        },
+        broker: Broker::at("memory", 1883),
         token: None,
         lifetime: Duration::from_secs(3600),
         device_info: DeviceInfo { fw_version: Some("1.0.0".into()), ..DeviceInfo::default() },

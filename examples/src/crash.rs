@@ -245,8 +245,8 @@ impl Connection for CrashingConnection {
         self.connection.try_next().inspect(|event| self.received(event))
     }
 
-    fn subscribe(&mut self, filter: &str) {
-        self.connection.subscribe(filter);
+    fn subscribe(&mut self, filters: &[String]) {
+        self.connection.subscribe(filters);
     }
 
     fn acknowledge(&mut self, packet: u16) {

@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
             }
             Effect::Subscribe => {
                 if let Some(connection) = &mut self.connection {
-                    connection.subscribe(&self.driver.filter);
+                    connection.subscribe(&self.driver.filters);
                 }
             }
             Effect::Disconnect => self.connection = None,

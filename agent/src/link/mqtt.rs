@@ -10,7 +10,7 @@ use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Publish, QoS,
-    StateError, TlsConfiguration, Transport,
+    StateError, SubscribeFilter, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -124,8 +124,9 @@ impl Connection for MqttConnection {
         self.receiver.try_recv().ok()
     }
 
-    fn subscribe(&mut self, filter: &str) {
-        self.hand_over(|client| client.try_subscribe(filter, QoS::AtLeastOnce));
+    fn subscribe(&mut self, filters: &[String]) {
+        let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        self.hand_over(|client| client.try_subscribe_many(filters));
     }
 
     fn acknowledge(&mut self, packet: u16) {

@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_file_without_certificates_is_refused() {
-        let tls = Tls { ca_pem: Some(b"nothing here".to_vec()), client_pem: None };
+        let tls = Tls { ca_pem: Some(b"nothing here".to_vec()), ..Tls::default() };
         let error = client_config(&tls).unwrap_err().to_string();
         assert!(error.starts_with("certificate authority: "), "{error}");
     }

@@ -38,7 +38,7 @@ impl Connection for MemoryConnection {
         self.events.try_recv().ok()
     }
 
-    fn subscribe(&mut self, _filter: &str) {
+    fn subscribe(&mut self, _filters: &[String]) {
         self.platform.subscribed(self.id);
     }
 
