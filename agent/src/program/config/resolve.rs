@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+use iotdm_agent::{Broker, Config, Limits, Secret, Tls, Transport};
 use iotdm_core::{ClientKind, DeviceInfo, Identity};
 
 use super::document::Document;
@@ -171,6 +171,8 @@ impl<'a> Resolver<'a> {
             port: broker.port.as_ref().map_or(default_port, |port| {
                 u16::try_from(port.get()).expect("the range of a port ends at 65535")
             }),
+            transport: Transport::Tcp,
+            proxy: None,
             tls,
             keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
             durable_session: broker.durable_session.unwrap_or(true),
@@ -180,7 +182,7 @@ impl<'a> Resolver<'a> {
     fn tls(&mut self, broker: &file::Broker) -> Tls {
         let ca_pem = self.authorities("broker.ca_file", broker.ca_file.as_ref());
         let (certificate, key) = (broker.client_certificate.as_ref(), broker.client_key.as_ref());
-        Tls { ca_pem, client_pem: self.client_pem("broker", certificate, key) }
+        Tls { ca_pem, client_pem: self.client_pem("broker", certificate, key), ..Tls::default() }
     }
 
     fn refuse_tls_keys(&mut self, broker: &file::Broker) {
