@@ -18,14 +18,14 @@ struct OpenSsl(Child);
 
 impl OpenSsl {
     fn start(port: u16, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let write = |name: &str, pem: &str| {
             let path = folder.path().join(name);
-            std::fs::File::create(&path).unwrap().write_all(pem.as_bytes()).unwrap();
+            std::fs::write(&path, pem).expect("the temporary folder can be written");
             path
         };
         let (certificate, key) = (write("server.pem", LOCALHOST[0]), write("server.key", LOCALHOST[1]));
-        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let path = |path: &Path| path.to_str().expect("the path is text").to_owned();
         let mut server = Command::new("openssl")
             .args(["s_server", "-accept", &format!("127.0.0.1:{port}")])
             .args(["-cert", &path(&certificate), "-key", &path(&key)])
@@ -35,7 +35,7 @@ impl OpenSsl {
             .stderr(Stdio::null())
             .spawn()
             .expect("openssl is installed");
-        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(server.stdout.take().expect("the pipe was asked for")).lines();
         assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("ACCEPT"))), "it listens");
         // A full pipe would stop the server.
         std::thread::spawn(move || lines.for_each(drop));
@@ -44,8 +44,11 @@ impl OpenSsl {
 
     /// Sends what an MQTT broker would: CONNACK.
     fn say_connack(&mut self) {
-        let input = self.0.stdin.as_mut().unwrap();
-        input.write_all(&[0x20, 2, 0, 0]).and_then(|()| input.flush()).unwrap();
+        let input = self.0.stdin.as_mut().expect("the pipe was asked for");
+        input
+            .write_all(&[0x20, 2, 0, 0])
+            .and_then(|()| input.flush())
+            .expect("the server reads what is typed");
     }
 }
 
@@ -57,7 +60,10 @@ impl Drop for OpenSsl {
 }
 
 async fn try_with(arguments: &[&str]) -> Result<(), String> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback has a free port")
+        .port();
     let mut server = OpenSsl::start(port, arguments);
     server.say_connack();
     let mut config = iotdm_agent::testing::config();

@@ -48,13 +48,13 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) async fn start(config: Config, broker_port: u16) -> Self {
         let application = Application::connect(broker_port).await;
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let agent = Agent::builder(config)
             .journal(folder.path().join("journal"))
             .system(Arc::new(TestSystem::new()))
             .on::<Echo>(Repeater)
             .build()
-            .unwrap();
+            .expect("the agent can be built");
         let state = agent.device().state();
         let agent = tokio::spawn(async move {
             agent.run_until(std::future::pending()).await.expect("the agent runs");
@@ -69,7 +69,9 @@ impl Rig {
         within("manage", async {
             loop {
                 tokio::select! {
-                    managed = state.wait_for(|state| *state == State::Managed) => break drop(managed.unwrap()),
+                    managed = state.wait_for(|state| *state == State::Managed) => {
+                        break drop(managed.expect("the agent lives as long as the test"));
+                    }
                     () = self.application.take() => {}
                 }
             }

@@ -99,7 +99,7 @@ impl Front {
 
     /// What was seen of each connection that came as far as its first bytes of MQTT.
     pub(crate) fn sights(&self) -> Vec<Sight> {
-        self.sights.lock().unwrap().clone()
+        self.sights.lock().expect("no holder of the lock panics").clone()
     }
 
     /// A device before this front, which believes [`CA`] where there is TLS.
@@ -153,9 +153,10 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
         let count = stream.read(&mut first).await.ok()?;
         first.truncate(count);
         broker.write_all(&first).await.ok()?;
-        sights.lock().unwrap().push(Sight { first, ..sight });
+        sights.lock().expect("no holder of the lock panics").push(Sight { first, ..sight });
         return copy_bidirectional(&mut stream, &mut broker).await.ok().map(|_| ());
     };
+    #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
     let headers = |request: &Request, mut response: Response| {
         let header = |name| String::from_utf8_lossy(request.headers()[name].as_bytes()).into_owned();
         sight.path = request.uri().path().into();
@@ -167,7 +168,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let mut websocket = accept_hdr_async(stream, headers).await.ok()?;
     let place = {
-        let mut sights = sights.lock().unwrap();
+        let mut sights = sights.lock().expect("no holder of the lock panics");
         sights.push(sight);
         sights.len() - 1
     };
@@ -177,12 +178,12 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
             message = websocket.next() => match message?.ok()? {
                 Message::Binary(bytes) => {
                     broker.write_all(&bytes).await.ok()?;
-                    let sight = &mut sights.lock().unwrap()[place];
+                    let sight = &mut sights.lock().expect("no holder of the lock panics")[place];
                     if sight.first.is_empty() {
                         sight.first = bytes.to_vec();
                     }
                 }
-                _ => sights.lock().unwrap()[place].other_messages += 1,
+                _ => sights.lock().expect("no holder of the lock panics")[place].other_messages += 1,
             },
             count = broker.read(&mut buffer) => match count.ok()? {
                 0 => return websocket.close(None).await.ok(),
@@ -196,21 +197,29 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) fn server([chain, key]: [&str; 2]) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(CA.as_bytes()).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_slice(CA.as_bytes()).expect("the fixtures are PEM"))
+        .expect("the authority is a certificate");
     let devices = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()
-        .unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_client_cert_verifier(devices).with_single_cert(chain, key).unwrap())
+        .expect("there are roots");
+    let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).expect("the fixtures are PEM")];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("the fixtures are PEM");
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has both versions");
+    Arc::new(
+        builder
+            .with_client_cert_verifier(devices)
+            .with_single_cert(chain, key)
+            .expect("the key is the certificate's"),
+    )
 }
 
 /// A certificate as it travels.
 pub(crate) fn der(pem: &str) -> Vec<u8> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("the fixtures are PEM").to_vec()
 }
 
 /// What a connection begins with.
@@ -257,7 +266,7 @@ impl HttpProxy {
 
     /// The heads of the requests, in order.
     pub(crate) fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
+        self.heads.lock().expect("no holder of the lock panics").clone()
     }
 
     /// As a device is told of it.
@@ -285,7 +294,7 @@ async fn forward(
     }
     let head = String::from_utf8(head).expect("a head is text");
     let status = answer(&head);
-    heads.lock().unwrap().push(head);
+    heads.lock().expect("no holder of the lock panics").push(head);
     stream.write_all(format!("HTTP/1.1 {status}\r\nVia: test\r\n\r\n").as_bytes()).await.ok()?;
     if !status.starts_with("200") {
         return None;

@@ -43,7 +43,7 @@ struct Writer(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
+        self.0.lock().expect("no holder of the lock panics").extend(bytes);
         Ok(bytes.len())
     }
 
@@ -53,7 +53,10 @@ impl std::io::Write for Writer {
 }
 
 fn lines(log: &Mutex<Vec<u8>>, text: &str) -> usize {
-    String::from_utf8_lossy(&log.lock().unwrap()).lines().filter(|line| line.contains(text)).count()
+    String::from_utf8_lossy(&log.lock().expect("no holder of the lock panics"))
+        .lines()
+        .filter(|line| line.contains(text))
+        .count()
 }
 
 #[tokio::test]
@@ -168,10 +171,14 @@ fn of_version(version: &'static rustls::SupportedProtocolVersion) -> Arc<ServerC
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(LOCALHOST[0].as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(LOCALHOST[1].as_bytes()).unwrap();
-    Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap())
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("ring has both versions");
+    let chain = vec![CertificateDer::from_pem_slice(LOCALHOST[0].as_bytes()).expect("the fixtures are PEM")];
+    let key = PrivateKeyDer::from_pem_slice(LOCALHOST[1].as_bytes()).expect("the fixtures are PEM");
+    Arc::new(
+        builder.with_no_client_auth().with_single_cert(chain, key).expect("the key is the certificate's"),
+    )
 }
 
 #[tokio::test]
@@ -213,8 +220,8 @@ impl Files {
     fn write(&self, name: &str, pem: &str) {
         // In one step, as such programs do; it also gives the file another inode.
         let temporary = self.0.path().join("temporary");
-        fs::write(&temporary, pem).unwrap();
-        fs::rename(temporary, self.0.path().join(name)).unwrap();
+        fs::write(&temporary, pem).expect("the temporary folder can be written");
+        fs::rename(temporary, self.0.path().join(name)).expect("the temporary folder can be written");
     }
 
     fn setting(&self) -> ClientFiles {
