@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::engine::{Lost, PublishId};
 
 pub use self::mqtt::MqttLink;
-pub use self::tls::{TlsError, certificate_names};
+pub use self::tls::{TlsError, another_device, certificate_names};
 
 /// Makes connections to one broker, as one client.
 #[diagnostic::on_unimplemented(

@@ -4,14 +4,15 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use iotdm_core::Identity;
 use rumqttc::{NetworkOptions, ProxyAuth, ProxyType, TlsConfiguration, Transport};
 use rustls::{AlertDescription, CertificateError};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::{self, Broker};
 
 use super::TlsError;
-use super::tls::{TlsClient, WrongPin, offered_suites};
+use super::tls::{TlsClient, WrongPin, another_device, offered_suites};
 
 /// A broker and the way to it. It outlives connections: each asks for its [`transport`](Self::transport) anew.
 pub(super) struct Endpoint {
@@ -23,6 +24,16 @@ impl Endpoint {
     pub(super) fn new(broker: &Broker) -> Result<Self, TlsError> {
         let tls = broker.tls.as_ref().map(TlsClient::new).transpose()?;
         Ok(Self { broker: broker.clone(), tls })
+    }
+
+    /// Says so when the device's certificate was made for another one.
+    pub(super) fn warn_of_another_device(&self, identity: &Identity) {
+        let pem = self.broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
+        if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, identity)) {
+            warn!(
+                "the client certificate is that of {other}, and this device is {identity}: the service refuses that"
+            );
+        }
     }
 
     /// The broker's address as rumqttc wants it: a URL for WebSocket, or else a host.

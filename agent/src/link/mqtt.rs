@@ -37,6 +37,7 @@ impl MqttLink {
     pub fn new(config: &Config) -> Result<Self, TlsError> {
         let broker = &config.broker;
         let endpoint = Endpoint::new(broker)?;
+        endpoint.warn_of_another_device(&config.identity);
         let mut options = MqttOptions::new(config.identity.client_id(), endpoint.address(), endpoint.port());
         options
             .set_keep_alive(broker.keep_alive)

@@ -17,7 +17,7 @@ use crate::config::{Tls, TlsVersion};
 
 use verify::{NoVerifier, PinVerifier};
 
-pub use certificate::certificate_names;
+pub use certificate::{another_device, certificate_names};
 pub(super) use renewal::TlsClient;
 pub(super) use verify::WrongPin;
 

@@ -1,3 +1,4 @@
+use iotdm_core::{ClientKind, Identity};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -10,6 +11,23 @@ pub fn certificate_names(chain_pem: &[u8]) -> Vec<String> {
         Some(Ok(certificate)) => names(&certificate).unwrap_or_default(),
         _ => Vec::new(),
     }
+}
+
+/// The device that a PEM chain is for, when that is another one than this: the service would refuse it. A certificate
+/// that names no device at all is for a broker that looks at other things.
+pub fn another_device(chain_pem: &[u8], identity: &Identity) -> Option<String> {
+    let kind = match identity.kind {
+        ClientKind::Device => 'd',
+        ClientKind::Gateway => 'g',
+    };
+    let own = format!("{kind}:{}:{}", identity.type_id, identity.device_id);
+    let is_device = |name: &&String| name.starts_with("d:") || name.starts_with("g:");
+    let names = certificate_names(chain_pem);
+    let devices: Vec<&String> = names.iter().filter(is_device).collect();
+    if devices.iter().any(|name| **name == own) {
+        return None;
+    }
+    devices.first().map(|name| (*name).clone())
 }
 
 /// X.509 is DER: values with a tag and a length, some of which hold others (RFC 5280 §4.1).
@@ -123,6 +141,17 @@ mod tests {
     fn common_name_and_alternative_names_are_found() {
         let names = certificate_names(DEVICE.as_bytes());
         assert_eq!(names, ["d:lamp:lamp-17", "d:lamp:lamp-17-email", "lamp-17.example"]);
+    }
+
+    #[test]
+    fn a_certificate_for_another_device_is_noticed_and_one_for_no_device_is_not() {
+        let another = |identity: &str| another_device(DEVICE.as_bytes(), &identity.parse().unwrap());
+        assert_eq!(another("d:abc123:lamp:lamp-17"), None);
+        assert_eq!(another("d:abc123:lamp:lamp-17-email"), None);
+        assert_eq!(another("d:abc123:lamp:lamp-18").as_deref(), Some("d:lamp:lamp-17"));
+        assert_eq!(another("g:abc123:lamp:lamp-17").as_deref(), Some("d:lamp:lamp-17"));
+        let broker = include_str!("../../../../tests/tests/connect/certificates/localhost.pem");
+        assert_eq!(another_device(broker.as_bytes(), &"d:abc123:lamp:lamp-18".parse().unwrap()), None);
     }
 
     #[test]
