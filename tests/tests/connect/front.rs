@@ -22,6 +22,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tracing::subscriber::DefaultGuard;
 
 pub(crate) const CA: &str = include_str!("certificates/ca.pem");
 pub(crate) const LOCALHOST: [&str; 2] =
@@ -301,4 +302,33 @@ async fn forward(
     }
     let mut upstream = TcpStream::connect(target).await.ok()?;
     copy_bidirectional(&mut stream, &mut upstream).await.ok().map(|_| ())
+}
+
+/// The log of this thread.
+pub(crate) fn log() -> (Arc<Mutex<Vec<u8>>>, DefaultGuard) {
+    let log = Arc::<Mutex<Vec<u8>>>::default();
+    let writer = Arc::clone(&log);
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Writer(Arc::clone(&writer))).finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder of the lock panics").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn lines(log: &Mutex<Vec<u8>>, text: &str) -> usize {
+    String::from_utf8_lossy(&log.lock().expect("no holder of the lock panics"))
+        .lines()
+        .filter(|line| line.contains(text))
+        .count()
 }

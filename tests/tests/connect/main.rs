@@ -8,6 +8,7 @@
 mod ciphers;
 mod endpoints;
 mod front;
+mod identity;
 mod mosquitto;
 mod proxies;
 mod tls;

@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use iotdm_agent::config::{ClientFiles, Pin, Tls, TlsVersion, Transport};
 use iotdm_agent::link::{LinkEvent, MqttLink};
 use iotdm_agent::{Config, Secret};
 use rustls::ServerConfig;
 use tempfile::TempDir;
-use tracing::subscriber::DefaultGuard;
 
 use crate::front::{
     DEVICE, Front, HttpProxy, LOCALHOST, RENEWED, Speech, WILDCARD, WebSocket, connect, der, first_event,
-    server,
+    lines, log, server,
 };
 
 /// The key of `localhost.pem`, by openssl; `certificates/README.md` says how.
@@ -28,35 +27,6 @@ fn with(config: &Config, change: impl FnOnce(&mut Tls)) -> Config {
     let mut config = config.clone();
     change(config.broker.tls.get_or_insert_default());
     config
-}
-
-/// The log of this thread.
-fn log() -> (Arc<Mutex<Vec<u8>>>, DefaultGuard) {
-    let log = Arc::<Mutex<Vec<u8>>>::default();
-    let writer = Arc::clone(&log);
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Writer(Arc::clone(&writer))).finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
-
-struct Writer(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no holder of the lock panics").extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn lines(log: &Mutex<Vec<u8>>, text: &str) -> usize {
-    String::from_utf8_lossy(&log.lock().expect("no holder of the lock panics"))
-        .lines()
-        .filter(|line| line.contains(text))
-        .count()
 }
 
 #[tokio::test]
