@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_tungstenite::tokio::accept_hdr_async;
 use iotdm_agent::config::Transport;
+use iotdm_agent::link::LinkEvent;
 use iotdm_agent::testing::TestSystem;
 use iotdm_agent::{Agent, Broker, Config, Secret, State};
 use iotdm_core::{Action, Context, Finished, Handler, Identity, MAX_PAYLOAD_BYTES, Refusal, Route};
@@ -11,10 +13,11 @@ use iotdm_tests::application::{Application, bench_request};
 use iotdm_tests::within;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::front::{Front, HttpProxy, LOCALHOST, Speech, WebSocket, connect, server};
+use crate::front::{Front, HttpProxy, LOCALHOST, Speech, WebSocket, connect, server, with_protocol};
 
 /// Answers with what it was asked.
 struct Echo;
@@ -171,13 +174,53 @@ async fn a_server_that_is_no_mqtt_over_websocket_is_said() {
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut head = [0; 1024];
-        let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await;
-        let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
         tokio::time::sleep(Duration::from_secs(3600)).await;
     });
     let reason = connect(&config).await.unwrap_err();
     assert!(reason.contains("404 Not Found"), "{reason}");
+}
+
+/// Lets a WebSocket come about, and then sends these bytes.
+async fn hostile(bytes: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("the device connects");
+        let websocket = accept_hdr_async(&mut stream, with_protocol).await.expect("it is a WebSocket");
+        drop(websocket);
+        // CONNACK comes first: CONNECT is not worth reading.
+        stream.write_all(&[0x82, 4, 0x20, 2, 0, 0]).await.expect("the device listens");
+        stream.write_all(bytes).await.expect("the device listens");
+        // Until the device has gone.
+        while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
+    });
+    port
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_a_hostile_websocket_server_sends_does_more_than_end_the_connection() {
+    let hostile_bytes: [(&str, &[u8]); 8] = [
+        ("a frame of a terabyte", &[0x82, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0]),
+        ("a frame of 17 MiB", &[0x82, 0x7f, 0, 0, 0, 0, 1, 0x10, 0, 0]),
+        ("a text", &[0x81, 1, b'x']),
+        ("reserved bits", &[0xf2, 1, b'x']),
+        ("an opcode that does not exist", &[0x83, 1, b'x']),
+        ("a masked frame", &[0x82, 0x81, 1, 2, 3, 4, b'x']),
+        ("a close, and the connection stays open", &[0x88, 0]),
+        ("no MQTT", &[0x82, 4, 0xff, 0xff, 0xff, 0xff]),
+    ];
+    for (what, bytes) in hostile_bytes {
+        let mut config = iotdm_agent::testing::config();
+        config.broker.host = "127.0.0.1".into();
+        config.broker.port = hostile(bytes).await;
+        config.broker.transport = Transport::websocket();
+        config.broker.keep_alive = Duration::from_secs(5);
+        let mut connection = connect(&config).await.unwrap_or_else(|reason| panic!("{what}: {reason}"));
+        let event = within(what, connection.next()).await;
+        assert!(matches!(event, LinkEvent::Lost(..)), "{what}: {event:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_tungstenite::tokio::accept_hdr_async;
 use async_tungstenite::tungstenite::Message;
-use async_tungstenite::tungstenite::handshake::server::{Request, Response};
+use async_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use async_tungstenite::tungstenite::http::HeaderValue;
 use futures_util::StreamExt;
 use iotdm_agent::Config;
@@ -192,6 +192,13 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
             },
         }
     }
+}
+
+/// Accepts a WebSocket for MQTT.
+#[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
+pub(crate) fn with_protocol(_: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    response.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+    Ok(response)
 }
 
 /// A server with this certificate, which asks devices for theirs and insists on none.
