@@ -27,7 +27,7 @@ async fn first_packet(change: impl FnOnce(&mut Config)) -> Vec<u8> {
     let front = Front::start(Speech::default()).await;
     let mut config = front.device(false);
     change(&mut config);
-    connect(&config).await.unwrap();
+    connect(&config).await.expect("the broker takes everybody");
     front.sights().remove(0).first
 }
 
@@ -90,6 +90,6 @@ async fn refused_credentials_are_reported_once_and_loudly_and_tried_again_slowly
             "one line for each such outage"
         );
         platform.refuse_credentials(false);
-        platform.managed(usize::try_from(outage).expect("it is small") + 1).await;
+        platform.managed(outage + 1).await;
     }
 }
