@@ -1,4 +1,5 @@
 mod attributes;
+mod endpoint;
 
 use std::fmt;
 use std::future::Future;
@@ -355,10 +356,7 @@ fn check(config: &Config) -> Result<(), BuildError> {
     if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
         return Err(BuildError::Range("the lifetime is zero (never dormant) or at least an hour"));
     }
-    let keep_alive = config.broker.keep_alive;
-    if keep_alive < Duration::from_secs(5) || keep_alive.as_secs() > u16::MAX.into() {
-        return Err(BuildError::Range("the keep-alive is 5 seconds to 18 hours"));
-    }
+    endpoint::check(config)?;
     let limits = &config.limits;
     if [limits.running, limits.pending, limits.kept_executed, limits.kept_refused, limits.outbox].contains(&0)
     {

@@ -1,26 +1,28 @@
 //! What an agent needs to know: who it is, where the broker is, and its bounds.
 
+mod endpoint;
+
 use std::fmt;
 use std::time::Duration;
 
-use iotdm_core::{DeviceInfo, Identity};
+use iotdm_core::{DeviceInfo, Identity, Name};
 use serde_json::Value;
+
+pub use endpoint::{ClientFiles, Pin, PinError, Proxy, TlsVersion, Transport};
 
 /// An agent's configuration. The builder checks it; a program reads it from wherever it likes.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+/// use iotdm_agent::{Broker, Config, Limits, Secret};
 /// use iotdm_core::{DeviceInfo, Identity};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = Identity::device("abc123", "lamp", "lamp-17")?;
 /// let config = Config {
-///     identity: Identity::device("abc123", "lamp", "lamp-17")?,
-///     broker: Broker {
-///         tls: Some(Tls::default()),
-///         ..Broker::at("abc123.messaging.internetofthings.ibmcloud.com", 8883)
-///     },
+///     broker: Broker::of_watson(&identity.org),
+///     identity,
 ///     token: std::env::var("IOTDM_TOKEN").ok().map(Secret::new),
 ///     lifetime: Duration::from_secs(3600),
 ///     device_info: DeviceInfo { fw_version: Some("1.4.0".into()), ..DeviceInfo::default() },
@@ -49,13 +51,18 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Where the broker is and how it is reached.
+/// Where the broker is and how it is reached. Host, port, transport and TLS are independent of each other
+/// (`docs/protocol.md` §1.1).
 #[derive(Clone, Debug)]
 pub struct Broker {
     /// Host name or address.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// What carries MQTT.
+    pub transport: Transport,
+    /// The HTTP proxy in between; `None` connects to the broker itself.
+    pub proxy: Option<Proxy>,
     /// Encryption; `None` sends everything, the token included, in clear.
     pub tls: Option<Tls>,
     /// How often the connection shows a sign of life; a dead one is noticed within twice this time.
@@ -65,11 +72,25 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// The broker of an organization of Watson IoT Platform: `<org>.messaging.internetofthings.ibmcloud.com`, port 8883,
+    /// with TLS.
+    pub fn of_watson(org: &Name) -> Self {
+        let tls = Some(Tls::default());
+        Self { tls, ..Self::at(format!("{org}.messaging.internetofthings.ibmcloud.com"), 8883) }
+    }
+
+    /// The broker of a workspace of Maximo Application Suite: `<org>.messaging.iot.<domain>`, port 443, with TLS.
+    pub fn of_maximo(org: &Name, domain: &str) -> Self {
+        Self { tls: Some(Tls::default()), ..Self::at(format!("{org}.messaging.iot.{domain}"), 443) }
+    }
+
     /// A broker without encryption, a keep-alive of a minute, and a durable session.
     pub fn at(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
             port,
+            transport: Transport::Tcp,
+            proxy: None,
             tls: None,
             keep_alive: Duration::from_secs(60),
             durable_session: true,
@@ -77,13 +98,23 @@ impl Broker {
     }
 }
 
-/// Encryption of the connection. The broker's name is always verified.
+/// Encryption of the connection: TLS 1.2 or 1.3, with the broker's name in the first message (SNI). The broker's chain
+/// and name are verified unless [`insecure_skip_verify`](Self::insecure_skip_verify) says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// The authorities that may vouch for the broker, as a PEM chain; the system's when absent.
     pub ca_pem: Option<Vec<u8>>,
     /// The device's own certificate chain and key, PEM.
     pub client_pem: Option<(Vec<u8>, Secret)>,
+    /// Where that pair is read again when it has changed; without it the pair stays for the life of the agent.
+    pub client_files: Option<ClientFiles>,
+    /// The only version to be offered; both when absent.
+    pub version: Option<TlsVersion>,
+    /// Unless empty, the broker's key must be one of these, *in addition* to a chain and a name that are verified.
+    pub pins: Vec<Pin>,
+    /// Takes whoever answers for the broker and gives them the token, too. For a test bench: it is logged as an error at
+    /// each connection, and refused together with [`pins`](Self::pins).
+    pub insecure_skip_verify: bool,
 }
 
 /// Bounds of an agent; each default suits a small device.

@@ -1,8 +1,9 @@
 //! The connection to a broker, reduced to what the driver needs of it.
 //!
 //! Each connection is made afresh: what was not acknowledged on one is known to the engine alone, and dies with the
-//! connection here. Architecture invariant: rumqttc is named in `link/mqtt.rs` and nowhere else.
+//! connection here. Architecture invariant: rumqttc is named below `link` and nowhere else.
 
+mod endpoint;
 mod mqtt;
 mod tls;
 
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use crate::engine::{Lost, PublishId};
 
 pub use self::mqtt::MqttLink;
-pub use self::tls::TlsError;
+pub use self::tls::{TlsError, another_device, certificate_names};
 
 /// Makes connections to one broker, as one client.
 #[diagnostic::on_unimplemented(

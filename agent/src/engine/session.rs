@@ -36,6 +36,8 @@ pub(super) struct Session {
     answers_before: u64,
     /// The organization does not know one of our bundles.
     bundles_refused: bool,
+    /// The credentials were refused, and have not been taken since: it has been said.
+    credentials_refused: bool,
     unmanage: Unmanage,
 }
 
@@ -134,6 +136,7 @@ impl Engine {
             return;
         }
         debug!(session_present, "connected");
+        self.session.credentials_refused = false;
         self.session.state = State::Subscribing;
         self.session.connected_at = self.now.monotonic;
         self.session.heard_at = self.now.monotonic;
@@ -201,10 +204,14 @@ impl Engine {
         };
         self.timers.set(Timer::Connect, self.now.monotonic + pause);
         if lost == Lost::Credentials {
-            error!(
-                "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
-                spoken(pause)
-            );
+            if std::mem::replace(&mut self.session.credentials_refused, true) {
+                info!("the credentials are still refused; asking again in {}", spoken(pause));
+            } else {
+                error!(
+                    "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
+                    spoken(pause)
+                );
+            }
             self.effect(Effect::Announce(Announcement::CredentialsRefused));
         } else {
             info!("trying again in {}", spoken(pause));

@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,8 +8,8 @@ use iotdm_core::MAX_PAYLOAD_BYTES;
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Publish, QoS,
-    StateError, SubscribeFilter, TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Publish, QoS, StateError,
+    SubscribeFilter,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,15 +18,16 @@ use tracing::error;
 use crate::config::Config;
 use crate::engine::{Lost, PublishId};
 
-use super::tls::client_config;
+use super::endpoint::{Endpoint, network_options};
 use super::{Connection, Link, LinkEvent, TlsError};
 
-/// The real link: MQTT 3.1.1 over TCP or TLS.
+/// The real link: MQTT 3.1.1 over TCP or WebSocket, with or without TLS.
 ///
 /// rumqttc's own reconnecting drops unacknowledged publishes, sends stale acknowledgements and has no backoff, so each
 /// connection gets a client and an event loop of its own, and both end with it.
 pub struct MqttLink {
     options: MqttOptions,
+    endpoint: Arc<Mutex<Endpoint>>,
     /// A message above the usual limit came: it is taken once and acknowledged, or it would come back for ever.
     oversize: Arc<AtomicBool>,
 }
@@ -36,7 +36,9 @@ impl MqttLink {
     /// The link that a configuration describes.
     pub fn new(config: &Config) -> Result<Self, TlsError> {
         let broker = &config.broker;
-        let mut options = MqttOptions::new(config.identity.client_id(), &broker.host, broker.port);
+        let endpoint = Endpoint::new(broker)?;
+        endpoint.warn_of_another_device(&config.identity);
+        let mut options = MqttOptions::new(config.identity.client_id(), endpoint.address(), endpoint.port());
         options
             .set_keep_alive(broker.keep_alive)
             .set_clean_session(!broker.durable_session)
@@ -46,11 +48,10 @@ impl MqttLink {
         if let Some(token) = &config.token {
             options.set_credentials(USER_NAME, token.expose());
         }
-        if let Some(tls) = &broker.tls {
-            let config = TlsConfiguration::Rustls(client_config(tls)?);
-            options.set_transport(Transport::tls_with_config(config));
+        if let Some(proxy) = endpoint.proxy() {
+            options.set_proxy(proxy);
         }
-        Ok(Self { options, oversize: Arc::default() })
+        Ok(Self { options, endpoint: Arc::new(Mutex::new(endpoint)), oversize: Arc::default() })
     }
 }
 
@@ -66,17 +67,15 @@ impl Link for MqttLink {
         if self.oversize.load(Ordering::Relaxed) {
             self.options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
         }
+        self.options.set_transport(lock(&self.endpoint).transport());
         let (client, mut event_loop) = AsyncClient::new(self.options.clone(), REQUEST_CAPACITY);
-        let mut network = NetworkOptions::new();
-        // Without it every request costs 40 ms: acknowledgement and answer are two small writes.
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT_WITHIN.as_secs());
-        event_loop.set_network_options(network);
+        event_loop.set_network_options(network_options());
 
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let submitted = Arc::default();
         let task = Poller {
             event_loop,
+            endpoint: Arc::clone(&self.endpoint),
             events,
             submitted: Arc::clone(&submitted),
             oversize: Arc::clone(&self.oversize),
@@ -161,6 +160,7 @@ impl std::fmt::Debug for MqttConnection {
 /// Owns the event loop: it polls and forwards, and does nothing else, so that keep-alive never waits.
 struct Poller {
     event_loop: EventLoop,
+    endpoint: Arc<Mutex<Endpoint>>,
     events: mpsc::Sender<LinkEvent>,
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
     oversize: Arc<AtomicBool>,
@@ -208,8 +208,12 @@ impl Poller {
             }
             _ => Lost::Other,
         };
-        LinkEvent::Lost(lost, reason.to_string())
+        LinkEvent::Lost(lost, lock(&self.endpoint).explain(reason))
     }
+}
+
+fn lock(endpoint: &Mutex<Endpoint>) -> MutexGuard<'_, Endpoint> {
+    endpoint.lock().expect("no holder of the lock panics")
 }
 
 fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
@@ -248,9 +252,6 @@ const REQUEST_CAPACITY: usize = 8192;
 /// How many events may wait for the driver: with packets of [`PACKET_LIMIT_BYTES`] 25.6 MB. Beyond it nothing more is
 /// read, and TCP slows the broker down.
 const EVENT_CAPACITY: usize = 128;
-
-/// How long TCP and TLS may take to connect.
-const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use iotdm_agent::link::another_device;
+use iotdm_agent::{Broker, Transport};
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
@@ -17,21 +19,19 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
     let mut lines = vec![format!("{} is good. `iotdm-agent run` would", file.display())];
     let config = &settings.config;
     let broker = &config.broker;
-    let security = match &broker.tls {
-        None => "without TLS".into(),
-        Some(tls) => {
-            let authorities =
-                if tls.ca_pem.is_some() { "broker.ca_file" } else { "the system's authorities" };
-            let certificate = if tls.client_pem.is_some() { ", with a client certificate" } else { "" };
-            format!("TLS verified by {authorities}{certificate}")
-        }
-    };
+    let security = security(broker);
     let token = if config.token.is_some() { "with a token" } else { "without a token" };
     let session = if broker.durable_session { "durable session" } else { "clean session" };
     let mut line = |what: &str, text: String| lines.push(format!("  {what:<9} {text}"));
     line(
         "connect",
-        format!("to {}:{} as {}, {security}, {token}", broker.host, broker.port, config.identity),
+        format!(
+            "to {}:{}{} as {}, {security}, {token}",
+            broker.host,
+            broker.port,
+            way(broker),
+            config.identity
+        ),
     );
     line("keep", format!("a {session}, alive every {}", plain(broker.keep_alive)));
     line(
@@ -53,10 +53,40 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         line("notify", format!("{name}: {threshold}"));
     }
     actions(&settings.actions, &mut line);
+    let pem = broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
+    if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, &config.identity)) {
+        // The link says so when the agent starts.
+        lines.push(format!(
+            "warning: broker.client_certificate is that of {other}, which the service refuses here"
+        ));
+    }
     for warning in &settings.warnings {
         lines.push(format!("warning: {warning}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// What lies between, unless it is TCP alone.
+fn way(broker: &Broker) -> String {
+    let transport = match &broker.transport {
+        Transport::Tcp => String::new(),
+        Transport::WebSocket { path } => format!(" by WebSocket at {path}"),
+    };
+    let proxy = broker.proxy.as_ref();
+    transport
+        + &proxy.map_or_else(String::new, |proxy| format!(" through the proxy {}:{}", proxy.host, proxy.port))
+}
+
+fn security(broker: &Broker) -> String {
+    let Some(tls) = &broker.tls else { return "without TLS".into() };
+    let certificate = if tls.client_pem.is_some() { ", with a client certificate" } else { "" };
+    let pins = if tls.pins.is_empty() { "" } else { " and broker.pins" };
+    let verified = match &tls.ca_pem {
+        _ if tls.insecure_skip_verify => return format!("TLS verified by nobody{certificate}"),
+        Some(_) => "broker.ca_file",
+        None => "the system's authorities",
+    };
+    format!("TLS verified by {verified}{pins}{certificate}")
 }
 
 fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {

@@ -1,7 +1,7 @@
 //! The operator's configuration: one TOML file, read into plain settings or into errors that say what to do.
 //!
 //! # Flow
-//! `document` holds the text and finds lines in it, `file` and `declaration` are its shape, `values` are its ranges,
+//! `document` holds the text and finds lines in it, `file`, `broker` and `declaration` are its shape, `values` are its ranges,
 //! `explain` words what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
 //! `folder` is where scripts are declared in files of their own, `users` whom they may run as.
 //!
@@ -14,6 +14,7 @@
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
 mod attributes;
+mod broker;
 mod declaration;
 mod document;
 mod explain;

@@ -7,13 +7,13 @@ use serde::de::IgnoredAny;
 
 use super::Verify;
 use super::attributes::{Attribute, Place};
+use super::broker::Broker;
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
-    Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
-    Kept, KeptBytes, LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, Port,
-    ProxyText, PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit,
-    VariableName, Whole,
+    Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, ImageBytes, Kept, KeptBytes,
+    LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, ProxyText, PublicKeyText, Rate,
+    Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -62,19 +62,6 @@ pub(super) struct DeviceInfo {
     pub(super) fw_version: Option<String>,
     pub(super) hw_version: Option<String>,
     pub(super) descriptive_location: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, [broker]")]
-pub(super) struct Broker {
-    pub(super) host: Option<Host>,
-    pub(super) port: Option<Whole<Port>>,
-    pub(super) tls: Option<bool>,
-    pub(super) ca_file: Option<FilePath>,
-    pub(super) client_certificate: Option<FilePath>,
-    pub(super) client_key: Option<FilePath>,
-    pub(super) keep_alive: Option<Span<KeepAlive>>,
-    pub(super) durable_session: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+use iotdm_agent::{Config, Limits, Secret};
 use iotdm_core::{ClientKind, DeviceInfo, Identity};
 
 use super::document::Document;
@@ -14,6 +14,7 @@ use super::{ConfigError, Problem, Settings, Surroundings, references};
 use crate::program::logging::LogSettings;
 
 mod actions;
+mod broker;
 mod diagnostics;
 mod firmware;
 mod http;
@@ -32,10 +33,13 @@ pub(super) fn resolve(
     surroundings: &Surroundings<'_>,
 ) -> Result<Settings, ConfigError> {
     let mut resolver = Resolver::new(document, surroundings);
-    let identity = resolver.identity(&file.device);
+    let identity = Resolver::identity(&file.device);
     let token = resolver.token(&file.auth);
     resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
     let broker = resolver.broker(&file.broker, &identity);
+    if identity.is_quickstart() {
+        resolver.refuse_for_quickstart(&file);
+    }
     let journal =
         file.journal.path.as_ref().map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(path));
     let kept = resolver.kept(&file, &journal);
@@ -104,13 +108,7 @@ impl<'a> Resolver<'a> {
         (self.surroundings.variable)(CREDENTIALS_DIRECTORY).filter(|folder| !folder.is_empty())
     }
 
-    fn identity(&mut self, device: &file::Device) -> Identity {
-        if device.org.0.as_str() == QUICKSTART {
-            self.problem(
-                "device.org",
-                "quickstart has no device management; write the id of an organization of your own",
-            );
-        }
+    fn identity(device: &file::Device) -> Identity {
         Identity {
             kind: ClientKind::Device,
             org: device.org.0.clone(),
@@ -153,46 +151,6 @@ impl<'a> Resolver<'a> {
                 self.keep("auth.token_env", token)
             }
             (None, None) => None,
-        }
-    }
-
-    fn broker(&mut self, broker: &file::Broker, identity: &Identity) -> Broker {
-        let with_tls = broker.tls.unwrap_or(true);
-        let tls = with_tls.then(|| self.tls(broker));
-        if !with_tls {
-            self.refuse_tls_keys(broker);
-        }
-        let default_port = if with_tls { 8883 } else { 1883 };
-        Broker {
-            host: broker
-                .host
-                .as_ref()
-                .map_or_else(|| format!("{}{DEFAULT_DOMAIN}", identity.org), |host| host.0.clone()),
-            port: broker.port.as_ref().map_or(default_port, |port| {
-                u16::try_from(port.get()).expect("the range of a port ends at 65535")
-            }),
-            tls,
-            keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
-            durable_session: broker.durable_session.unwrap_or(true),
-        }
-    }
-
-    fn tls(&mut self, broker: &file::Broker) -> Tls {
-        let ca_pem = self.authorities("broker.ca_file", broker.ca_file.as_ref());
-        let (certificate, key) = (broker.client_certificate.as_ref(), broker.client_key.as_ref());
-        Tls { ca_pem, client_pem: self.client_pem("broker", certificate, key) }
-    }
-
-    fn refuse_tls_keys(&mut self, broker: &file::Broker) {
-        let keys = [
-            ("broker.ca_file", &broker.ca_file),
-            ("broker.client_certificate", &broker.client_certificate),
-            ("broker.client_key", &broker.client_key),
-        ];
-        for (key, value) in keys {
-            if value.is_some() {
-                self.problem(key, "is of no use with tls = false; remove it, or set tls = true");
-            }
         }
     }
 
@@ -240,27 +198,6 @@ impl<'a> Resolver<'a> {
             ));
         }
     }
-
-    /// What an operator may want, and should know of.
-    fn warn_of_exposure(&mut self, config: &Config) {
-        let local = is_local(&config.broker.host);
-        if config.broker.tls.is_none() && config.token.is_some() && !local {
-            self.warnings.push(format!(
-                "broker.tls is false: the token travels to {} for everybody to read",
-                config.broker.host
-            ));
-        }
-        let has_certificate = config.broker.tls.as_ref().is_some_and(|tls| tls.client_pem.is_some());
-        if config.token.is_none() && !has_certificate && !local {
-            self.warnings
-                .push("there is neither a token nor a client certificate: few brokers accept that".into());
-        }
-        if !config.broker.durable_session {
-            self.warnings.push(
-                "broker.durable_session is false: what the platform asks for while the device is away is lost".into(),
-            );
-        }
-    }
 }
 
 fn device_info(info: file::DeviceInfo) -> DeviceInfo {
@@ -274,10 +211,6 @@ fn device_info(info: file::DeviceInfo) -> DeviceInfo {
         hw_version: info.hw_version,
         descriptive_location: info.descriptive_location,
     }
-}
-
-fn is_local(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Looks for a program: a path as it is, a name along `PATH`.
@@ -305,18 +238,9 @@ fn find(program: &Path, search: Option<OsString>) -> Result<(), &'static str> {
 /// The permission bits of whoever may execute a file.
 const EXECUTABLE: u32 = 0o111;
 
-/// The organization of IBM's trial service (`docs/protocol.md` §1.4).
-const QUICKSTART: &str = "quickstart";
-
-/// What follows the organization in the broker's name (`docs/protocol.md` §1.1).
-const DEFAULT_DOMAIN: &str = ".messaging.internetofthings.ibmcloud.com";
-
 const DEFAULT_JOURNAL: &str = "/var/lib/iotdm-agent/journal";
 
 const DEFAULT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60 * 60);
-
-/// The SDKs' own (`docs/protocol.md` §1.5).
-const DEFAULT_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where systemd tells a service the folder of its credentials.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

@@ -11,6 +11,7 @@ use super::{FirmwareInstaller, Settings, Surroundings};
 
 mod attributes;
 mod diagnostics;
+mod endpoints;
 mod firmware;
 mod mistakes;
 mod restarts;

@@ -1,0 +1,163 @@
+//! From a broker's settings to what rumqttc connects with, for both of its protocol versions.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use iotdm_core::Identity;
+use rumqttc::{NetworkOptions, ProxyAuth, ProxyType, TlsConfiguration, Transport};
+use rustls::{AlertDescription, CertificateError};
+use tracing::{error, warn};
+
+use crate::config::{self, Broker};
+
+use super::TlsError;
+use super::tls::{TlsClient, WrongPin, another_device, offered_suites};
+
+/// A broker and the way to it. It outlives connections: each asks for its [`transport`](Self::transport) anew.
+pub(super) struct Endpoint {
+    broker: Broker,
+    tls: Option<TlsClient>,
+}
+
+impl Endpoint {
+    pub(super) fn new(broker: &Broker) -> Result<Self, TlsError> {
+        let tls = broker.tls.as_ref().map(TlsClient::new).transpose()?;
+        Ok(Self { broker: broker.clone(), tls })
+    }
+
+    /// Says so when the device's certificate was made for another one.
+    pub(super) fn warn_of_another_device(&self, identity: &Identity) {
+        let pem = self.broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
+        if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, identity)) {
+            warn!(
+                "the client certificate is that of {other}, and this device is {identity}: the service refuses that"
+            );
+        }
+    }
+
+    /// The broker's address as rumqttc wants it: a URL for WebSocket, or else a host.
+    pub(super) fn address(&self) -> String {
+        let Broker { host, port, .. } = &self.broker;
+        match &self.broker.transport {
+            config::Transport::Tcp => host.clone(),
+            config::Transport::WebSocket { path } => {
+                let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+                format!("{scheme}://{}:{port}{path}", bracketed(host))
+            }
+        }
+    }
+
+    /// The broker's port; rumqttc takes it from the URL where there is one.
+    pub(super) fn port(&self) -> u16 {
+        self.broker.port
+    }
+
+    /// For the connection that is about to be made: with the device's certificate as its files have it now.
+    pub(super) fn transport(&mut self) -> Transport {
+        let websocket = matches!(self.broker.transport, config::Transport::WebSocket { .. });
+        let Some(tls) = &mut self.tls else {
+            return if websocket { Transport::Ws } else { Transport::Tcp };
+        };
+        if tls.settings().insecure_skip_verify {
+            error!(
+                "insecure_skip_verify: whoever answers for {} is taken for the broker, gets this device's token and may \
+                 command it; never use this outside a test bench",
+                self.broker.host
+            );
+        }
+        let config = TlsConfiguration::Rustls(tls.current());
+        if websocket { Transport::Wss(config) } else { Transport::Tls(config) }
+    }
+
+    /// The HTTP proxy in between.
+    pub(super) fn proxy(&self) -> Option<rumqttc::Proxy> {
+        let proxy = self.broker.proxy.as_ref()?;
+        let auth = match &proxy.credentials {
+            None => ProxyAuth::None,
+            Some((user, password)) => {
+                ProxyAuth::Basic { username: user.clone(), password: password.expose().into() }
+            }
+        };
+        Some(rumqttc::Proxy { ty: ProxyType::Http, auth, addr: proxy.host.clone(), port: proxy.port })
+    }
+
+    /// Why a connection failed, in words that say what to do where that is known. `reason` is rumqttc's error, of either
+    /// protocol version.
+    pub(super) fn explain(&self, reason: &(dyn Error + 'static)) -> String {
+        let advice = rustls_error(reason).and_then(|error| self.explain_tls(error));
+        if let Some(advice) = advice {
+            return advice;
+        }
+        let mut text = reason.to_string();
+        // Some of rumqttc's texts leave out what they were made of.
+        if let Some(source) =
+            reason.source().map(ToString::to_string).filter(|source| !text.contains(&**source))
+        {
+            text = format!("{} {source}", text.trim_end());
+        }
+        if self.broker.proxy.is_some() && text.starts_with("Proxy") && text.contains("407") {
+            text.push_str("; the proxy wants a user and a password: name them with proxy_credentials_file");
+        }
+        text
+    }
+
+    fn explain_tls(&self, error: &rustls::Error) -> Option<String> {
+        let tls = self.tls.as_ref()?.settings();
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+                other.0.downcast_ref::<WrongPin>().map(ToString::to_string)
+            }
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
+                "TLS: {error}: no authority that this device trusts vouches for the broker; name the right one with \
+                 ca_file"
+            )),
+            rustls::Error::AlertReceived(
+                AlertDescription::HandshakeFailure
+                | AlertDescription::InsufficientSecurity
+                | AlertDescription::ProtocolVersion,
+            )
+            | rustls::Error::PeerIncompatible(_) => Some(format!(
+                "TLS: {error}: the broker takes nothing of what this device offers, which is {}",
+                offered_suites(tls.version)
+            )),
+            rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+                Some(format!("TLS: {error}: the broker asks for a client certificate"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How a socket is to be, and how long connecting may take.
+pub(super) fn network_options() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    // Without it every request costs 40 ms: acknowledgement and answer are two small writes.
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(CONNECT_WITHIN.as_secs());
+    network
+}
+
+/// What rustls said, wherever it is in the chain: an I/O error keeps what it was made of out of it.
+fn rustls_error<'a>(reason: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(reason);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let kept = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = kept.and_then(|kept| kept.downcast_ref()) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A host as it stands in a URL.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.into() }
+}
+
+/// How long a proxy, TCP, TLS and WebSocket may take to connect, and CONNACK to come.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
