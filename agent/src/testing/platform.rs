@@ -5,7 +5,7 @@ use bytes::Bytes;
 use iotdm_core::{Code, Route, Topic, UpRoute};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::engine::{Lost, PublishId};
 use crate::link::{Link, LinkEvent};
@@ -62,17 +62,13 @@ impl Platform {
 
     /// Sends any bytes on any topic at QoS 1.
     pub fn send_raw(&self, topic: &str, payload: impl Into<Bytes>) {
-        self.enqueue(Message {
-            topic: topic.into(),
-            payload: payload.into(),
-            at_least_once: true,
-            retained: false,
-        });
+        self.send_oddly(topic, payload, true, false);
     }
 
     /// Sends any bytes at QoS 0, or as a message that the broker had retained.
     pub fn send_oddly(&self, topic: &str, payload: impl Into<Bytes>, at_least_once: bool, retained: bool) {
-        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained });
+        let sent = Instant::now();
+        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained, sent });
     }
 
     /// How requests of the device are answered: with a code, or with silence.
@@ -208,6 +204,11 @@ impl Platform {
     /// How many messages may be unacknowledged at once; 20 unless set, as mosquitto has it.
     pub fn window(&self, window: usize) {
         self.change(|inner| inner.window = Some(window));
+    }
+
+    /// Says of each message how long it has waited, as a broker with MQTT 5 does where messages expire.
+    pub fn counts_waiting(&self, counts: bool) {
+        self.change(|inner| inner.counts_waiting = counts);
     }
 
     /// Tells somebody of everything that passes, in its order.

@@ -59,6 +59,7 @@ impl<'a> Life<'a> {
             world.laws.ordered = false;
             world.broker.reorders = Some(fastrand::Rng::with_seed(seed.into()));
         }
+        world.broker.counts_waiting = order & 96 == 96;
         let device = Device::default();
         Self {
             plan,
@@ -239,8 +240,7 @@ impl<'a> Life<'a> {
         let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
         if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
-            self.world.laws.delivered(number, &delivered, self.world.elapsed);
-            self.world.input(Input::Delivered(delivered));
+            self.world.arrive(number, delivered);
         }
     }
 
