@@ -46,7 +46,14 @@ impl Device {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let journal = folder.path().join("journal");
         let options = Options { host: "127.0.0.1".into(), port, journal, for_seconds: None };
-        Self { options, folder, machine: Arc::new(Machine::new()), firmware: true, protocol: Protocol::Mqtt311, running: None }
+        Self {
+            options,
+            folder,
+            machine: Arc::new(Machine::new()),
+            firmware: true,
+            protocol: Protocol::Mqtt311,
+            running: None,
+        }
     }
 
     /// Without a firmware handler.

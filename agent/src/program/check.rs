@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use iotdm_agent::{Mqtt5, Protocol};
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
@@ -34,6 +35,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         format!("to {}:{} as {}, {security}, {token}", broker.host, broker.port, config.identity),
     );
     line("keep", format!("a {session}, alive every {}", plain(broker.keep_alive)));
+    if let Protocol::Mqtt5(options) = broker.protocol {
+        line("speak", mqtt5(&options, broker.durable_session));
+    }
     line(
         "manage",
         match config.lifetime {
@@ -57,6 +61,19 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         lines.push(format!("warning: {warning}"));
     }
     lines.join("\n") + "\n"
+}
+
+fn mqtt5(options: &Mqtt5, durable_session: bool) -> String {
+    let session = match options.session_expiry {
+        _ if !durable_session => String::new(),
+        None => "; the broker keeps the session for ever".into(),
+        Some(expiry) => format!("; the broker keeps the session for {} of absence", plain(expiry)),
+    };
+    let requests = match options.request_expiry {
+        None => "ages are told by the order of requests alone".into(),
+        Some(expiry) => format!("every request expires after {}, which tells its age", plain(expiry)),
+    };
+    format!("MQTT 5{session}; {requests}")
 }
 
 fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {

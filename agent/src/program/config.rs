@@ -19,6 +19,7 @@ mod document;
 mod explain;
 mod file;
 mod folder;
+mod mqtt;
 mod references;
 mod resolve;
 mod restarts;

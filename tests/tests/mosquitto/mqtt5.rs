@@ -68,9 +68,8 @@ async fn publish(mosquitto: &Mosquitto, expiry: Option<Duration>, payloads: &[Ve
         result.expect("fewer messages wait than the channel holds");
     }
     for _ in payloads {
-        let acknowledged = async {
-            while !matches!(event_loop.poll().await, Ok(Event::Incoming(Packet::PubAck(_)))) {}
-        };
+        let acknowledged =
+            async { while !matches!(event_loop.poll().await, Ok(Event::Incoming(Packet::PubAck(_)))) {} };
         within("PUBACK", acknowledged).await;
     }
 }
@@ -82,15 +81,18 @@ async fn on_mosquitto_with_mqtt_5_requests_of_an_absence_are_answered_after_a_st
     let mut device = device(&mosquitto, None);
     let mut application = managed(&mosquitto, &mut device).await;
     for absence in 1..=2 {
-        if absence == 1 { device.stop().await } else { device.kill().await }
+        if absence == 1 {
+            device.stop().await
+        } else {
+            device.kill().await
+        }
         let req_ids: Vec<String> = (0..REQUESTS).map(|number| format!("{absence}-{number}")).collect();
         for req_id in &req_ids {
             application.bench("echo", req_id, "");
         }
         application.acknowledged().await;
         device.start();
-        let seen =
-            application.attend(|seen| req_ids.iter().all(|id| seen.responses.contains_key(id))).await;
+        let seen = application.attend(|seen| req_ids.iter().all(|id| seen.responses.contains_key(id))).await;
         assert!(req_ids.iter().all(|id| seen.responses[id][0]["rc"] == 200));
         application.attend(|seen| seen.manages == 1 + absence).await;
     }
@@ -105,7 +107,8 @@ async fn on_mosquitto_with_mqtt_5_what_was_not_acknowledged_comes_again_with_the
     let (connection, present) = connected(&device).await;
     assert!(!present);
     drop(connection);
-    let payloads: Vec<Vec<u8>> = (0..3).map(|number| format!("{{\"reqId\":{number}}}").into_bytes()).collect();
+    let payloads: Vec<Vec<u8>> =
+        (0..3).map(|number| format!("{{\"reqId\":{number}}}").into_bytes()).collect();
     publish(&mosquitto, Some(HOUR), &payloads).await;
     for (acknowledges, expected) in [(true, 3), (false, 2), (false, 2)] {
         let (mut connection, present) = connected(&device).await;
@@ -171,7 +174,10 @@ async fn on_mosquitto_with_mqtt_5_a_request_whose_expiry_is_over_never_arrives()
     publish(&mosquitto, Some(HOUR), &[b"{\"reqId\":\"live\"}".to_vec()]).await;
     let (mut connection, _) = connected(&device).await;
     let event = event(&mut *connection).await;
-    assert!(matches!(&event, LinkEvent::Message { payload, .. } if payload == "{\"reqId\":\"live\"}"), "{event:?}");
+    assert!(
+        matches!(&event, LinkEvent::Message { payload, .. } if payload == "{\"reqId\":\"live\"}"),
+        "{event:?}"
+    );
 }
 
 #[tokio::test]
@@ -193,7 +199,8 @@ async fn on_mosquitto_with_mqtt_5_a_request_above_the_announced_size_is_not_even
 async fn on_mosquitto_with_mqtt_5_an_answer_that_the_broker_forbids_is_told_and_the_connection_holds() {
     let folder = tempfile::tempdir().expect("the temporary folder can be written");
     let acl = folder.path().join("acl");
-    std::fs::write(&acl, "topic read iotdm-1/#\ntopic write iotdevice-1/mgmt/#\n").expect("it can be written");
+    std::fs::write(&acl, "topic read iotdm-1/#\ntopic write iotdevice-1/mgmt/#\n")
+        .expect("it can be written");
     let mosquitto = Mosquitto::with_config(&format!("acl_file {}\n", acl.display()));
     let (mut connection, _) = connected(&device(&mosquitto, None)).await;
     connection.publish(PublishId(1), "iotdevice-1/response".into(), Bytes::from_static(b"{}"));

@@ -240,7 +240,8 @@ async fn a_publish_that_is_refused_is_told_with_its_reason_and_the_others_arrive
         }
     }
     let event = within(connection.next()).await;
-    let is_first = |id: &PublishId, reason: &str| *id == PublishId(1) && reason.contains("not authorised (0x87)");
+    let is_first =
+        |id: &PublishId, reason: &str| *id == PublishId(1) && reason.contains("not authorised (0x87)");
     assert!(matches!(&event, LinkEvent::Refused(id, reason) if is_first(id, reason)), "{event:?}");
     for id in 2..=3 {
         let event = within(connection.next()).await;
@@ -340,8 +341,7 @@ async fn a_message_above_the_announced_size_is_taken_on_the_next_connection() {
 /// rumqttc obeys at once, and would take the second PINGREQ of the same moment for an unanswered first one.
 #[tokio::test]
 async fn a_broker_that_wants_no_keep_alive_does_not_end_the_connection() {
-    let (mut connection, mut client, event) =
-        Peer::new().await.answer(&[0x20, 6, 0, 0, 3, 19, 0, 0]).await;
+    let (mut connection, mut client, event) = Peer::new().await.answer(&[0x20, 6, 0, 0, 3, 19, 0, 0]).await;
     assert!(matches!(event, LinkEvent::Connected { .. }), "{event:?}");
     assert!(matches!(client.read().await, Packet::PingReq(_)));
     client.say(&[0xD0, 0]).await;

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::Verify;
 use super::attributes::{Attribute, Place};
 use super::declaration::Script;
+use super::mqtt::{MqttVersion, RequestExpiry, SessionExpiry};
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
     Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
@@ -75,6 +76,9 @@ pub(super) struct Broker {
     pub(super) client_key: Option<FilePath>,
     pub(super) keep_alive: Option<Span<KeepAlive>>,
     pub(super) durable_session: Option<bool>,
+    pub(super) mqtt_version: Option<MqttVersion>,
+    pub(super) session_expiry: Option<Span<SessionExpiry>>,
+    pub(super) request_expiry: Option<Span<RequestExpiry>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iotdm_agent::{Broker, Config, Limits, Protocol, Secret, Tls};
+use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
 use iotdm_core::{ClientKind, DeviceInfo, Identity};
 
 use super::document::Document;
@@ -174,7 +174,7 @@ impl<'a> Resolver<'a> {
             tls,
             keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
             durable_session: broker.durable_session.unwrap_or(true),
-            protocol: Protocol::default(),
+            protocol: self.protocol(broker),
         }
     }
 

@@ -13,6 +13,7 @@ mod attributes;
 mod diagnostics;
 mod firmware;
 mod mistakes;
+mod mqtt;
 mod restarts;
 mod sample;
 mod scripts;
