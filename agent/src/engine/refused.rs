@@ -54,8 +54,7 @@ impl Engine {
             self.write_lazily(key);
         }
         if let Some(Request { stage: Stage::Settled { .. }, .. }) = self.requests.get(&key) {
-            // What was promised begins only when the promise has arrived.
-            self.finish_performed(key, Some(format!("the broker refused the 202: {reason}")));
+            self.finish_unpromised(key, reason);
         }
         self.prune();
     }

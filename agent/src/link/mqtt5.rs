@@ -320,9 +320,9 @@ impl Poller {
 
 /// What CONNECT says beside the client's name.
 fn properties(durable_session: bool, session_expiry: Option<Duration>) -> ConnectProperties {
-    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(NEVER_EXPIRES);
+    // Zero would end the session with the connection.
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(NEVER_EXPIRES).max(1);
     ConnectProperties {
-        // Without it, or with 0, the session would end with the connection.
         session_expiry_interval: durable_session.then(|| session_expiry.map_or(NEVER_EXPIRES, seconds)),
         receive_maximum: Some(RECEIVE_MAXIMUM),
         max_packet_size: Some(bytes_of_packet(PACKET_LIMIT_BYTES)),

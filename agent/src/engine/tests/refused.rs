@@ -61,8 +61,13 @@ fn a_reboot_whose_202_is_refused_for_good_does_not_happen() {
     assert_eq!(world.engine().unfinished(), 0);
     let log = world.broker.on("add/diag/log");
     assert!(log.iter().any(|entry| entry.to_string().contains("the broker refused the 202")), "{log:?}");
-    // The lane is free for the next one.
+    // The lane is free for the next one, and a repetition hears what became of the first.
     world.broker.refuses_answers = false;
+    world.pass(secs(ALL_ATTEMPTS));
+    world.deliver("r1", reboot());
+    world.assert_same_answers("r1", 2);
+    assert_eq!(world.codes("r1")[0], 500);
+    assert!(world.message("r1").starts_with("nothing was begun"), "{}", world.message("r1"));
     world.deliver("r2", reboot());
     world.decide("r2", yes(202));
     world.performed("r2", Ok(Performed::Restarting));

@@ -231,6 +231,7 @@ async fn a_publish_that_is_refused_is_told_with_its_reason_and_the_others_arrive
     for id in 1..=3 {
         connection.publish(PublishId(id), "iotdevice-1/response".into(), Bytes::from_static(b"{}"));
         let Packet::Publish(publish) = client.read().await else { panic!("no PUBLISH") };
+        assert_eq!((publish.qos, publish.retain), (QoS::AtLeastOnce, false));
         let [high, low] = publish.pkid.to_be_bytes();
         match id {
             1 => client.say(&[0x40, 3, high, low, 0x87]).await,

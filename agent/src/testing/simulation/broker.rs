@@ -205,6 +205,7 @@ impl Broker {
                 }
             }
             Some(Up::Publish(id, topic, _)) if self.refuses_answers && topic.ends_with("/response") => {
+                laws.refused(id);
                 inputs.push_back(Input::Refused(id, "quota exceeded".into()));
             }
             Some(Up::Publish(id, topic, payload)) => {

@@ -127,6 +127,11 @@ impl<'a> Life<'a> {
             }
             Act::Reach => world.broker.reachable = !world.broker.reachable,
             Act::LoseSession => self.lose_session(a),
+            // A broker that counts speaks MQTT 5, and may refuse.
+            Act::Pubacks if world.broker.counts_waiting && b % 4 == 3 => {
+                world.broker.refuses_answers ^= true;
+                world.tell(|| "the broker refuses answers, or takes them again".into());
+            }
             Act::Pubacks if world.broker.pubacks => world.broker.pubacks = false,
             Act::Pubacks => world.puback(),
             Act::ManageCode => self.answer("mgmt/manage", a),
