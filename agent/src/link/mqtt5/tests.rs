@@ -212,7 +212,7 @@ async fn the_brokers_own_words_stand_behind_the_reason() {
     assert!(reason.ends_with("its administrator wanted that (0x98); it says \"bye\\n\""), "{reason}");
 }
 
-/// mosquitto 2 leaves the length out, and rumqttc 0.25.1 then waits for more: the reason cannot be read, the end can.
+/// mosquitto 2.0 leaves the length out, and rumqttc 0.25.1 then waits for more: the reason cannot be read, the end can.
 #[tokio::test]
 async fn a_disconnect_without_a_length_of_properties_is_the_end_of_the_connection_all_the_same() {
     for disconnect in [&[0xE0, 1, 0x8E][..], &[0xE0, 0]] {
