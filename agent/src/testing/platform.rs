@@ -211,6 +211,11 @@ impl Platform {
         self.change(|inner| inner.counts_waiting = counts);
     }
 
+    /// Refuses every response, as a broker with MQTT 5 does beyond a quota, or takes them again.
+    pub fn refuse_answers(&self, refuse: bool) {
+        self.change(|inner| inner.refuse_answers = refuse);
+    }
+
     /// Tells somebody of everything that passes, in its order.
     pub(super) fn witness(&self, witness: Witness) {
         self.lock().witness = Some(witness);
@@ -267,6 +272,9 @@ impl Platform {
     pub(super) fn published_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &[u8]) {
         self.of(id, |inner| {
             let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            if inner.refuse_answers && route == Some(UpRoute::Response) {
+                return inner.event(LinkEvent::Refused(publish, "quota exceeded".into()));
+            }
             let body: Value = serde_json::from_slice(payload).unwrap_or_default();
             let published = Published { route, topic: topic.into(), body };
             inner.tell(Passed::Published(&published));

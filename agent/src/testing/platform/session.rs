@@ -30,6 +30,7 @@ pub(super) struct Inner {
     pub(super) next_packet: u16,
     pub(super) window: Option<usize>,
     pub(super) counts_waiting: bool,
+    pub(super) refuse_answers: bool,
     pub(super) published: Vec<Published>,
     pub(super) seen: BTreeMap<String, usize>,
     pub(super) answers: BTreeMap<UpRoute, Option<Code>>,

@@ -90,11 +90,11 @@ impl Laws {
     /// The broker does not take an answer. What the platform never had may still become another answer: a 202 that
     /// cannot be delivered is taken back.
     pub(crate) fn refused(&mut self, id: PublishId) {
-        if let Some(Published::Answer { req_id, .. }) = self.publishes.remove(&id)
+        if let Some(Published::Answer { req_id, rc, .. }) = self.publishes.remove(&id)
             && let Some(track) = self.tracks.get_mut(&req_id)
         {
             track.refusals += 1;
-            if track.is_given_up() && !track.platform_has_202 {
+            if rc == 202 && track.is_given_up() && !track.platform_has_202 {
                 track.answer = None;
             }
         }
