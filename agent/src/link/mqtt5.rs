@@ -14,7 +14,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectProperties, Filter, Packet, PubAck, PubAckReason, Publish, SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -130,9 +130,9 @@ struct Mqtt5Connection {
 
 impl Mqtt5Connection {
     /// After one that was not taken nothing more is handed over: a gap would put the acknowledgements out of order, and
-    /// give the broker's next PUBACK to another publish.
-    fn hand_over(&mut self, submit: impl FnOnce(&AsyncClient) -> Result<(), ClientError>) {
-        if self.broken.is_none() && submit(&self.client).is_err() {
+    /// give the broker's next PUBACK to another publish. `submit` says whether it was taken.
+    fn hand_over(&mut self, submit: impl FnOnce(&AsyncClient) -> bool) {
+        if self.broken.is_none() && !submit(&self.client) {
             self.broken = Some("the connection takes nothing more");
         }
     }
@@ -163,13 +163,13 @@ impl Connection for Mqtt5Connection {
 
     fn subscribe(&mut self, filters: &[String]) {
         let filters = filters.iter().map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
-        self.hand_over(|client| client.try_subscribe_many(filters));
+        self.hand_over(|client| client.try_subscribe_many(filters).is_ok());
     }
 
     fn acknowledge(&mut self, packet: u16) {
         let mut publish = Publish::new("", QoS::AtLeastOnce, "", None);
         publish.pkid = packet;
-        self.hand_over(|client| client.try_ack(&publish));
+        self.hand_over(|client| client.try_ack(&publish).is_ok());
     }
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
@@ -183,11 +183,11 @@ impl Connection for Mqtt5Connection {
             return self.refused.push_back(LinkEvent::Refused(id, reason));
         }
         self.submitted.lock().expect("no holder of the lock panics").push_back(id);
-        self.hand_over(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload));
+        self.hand_over(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok());
     }
 
     fn disconnect(&mut self) {
-        self.hand_over(AsyncClient::try_disconnect);
+        self.hand_over(|client| client.try_disconnect().is_ok());
     }
 }
 
