@@ -102,9 +102,14 @@ impl Engine {
                 self.pass(subject, &raw, Fingerprint::of(&route, envelope.d.as_deref()), &refusal);
             }
             Correlation::Id(req_id) => {
-                let age = self.age_on_arrival(delivered.waited);
-                let arrived = (!delivered.retained).then_some((arrived, age));
-                self.take_request(subject, route, req_id, envelope.d, arrived);
+                let arrived = (arrived, self.age_on_arrival(delivered.waited));
+                self.take_request(
+                    subject,
+                    route,
+                    req_id,
+                    envelope.d,
+                    (!delivered.retained).then_some(arrived),
+                );
             }
         }
     }

@@ -127,11 +127,7 @@ impl<'a> Life<'a> {
             }
             Act::Reach => world.broker.reachable = !world.broker.reachable,
             Act::LoseSession => self.lose_session(a),
-            // A broker that counts speaks MQTT 5, and may refuse.
-            Act::Pubacks if world.broker.counts_waiting && b % 4 == 3 => {
-                world.broker.refuses_answers ^= true;
-                world.tell(|| "the broker refuses answers, or takes them again".into());
-            }
+            Act::Pubacks if world.broker.counts_waiting && b % 4 == 3 => self.refuse_answers(),
             Act::Pubacks if world.broker.pubacks => world.broker.pubacks = false,
             Act::Pubacks => world.puback(),
             Act::ManageCode => self.answer("mgmt/manage", a),
@@ -238,6 +234,13 @@ impl<'a> Life<'a> {
         let ask = Kind::ALL[usize::from(a) % Kind::ALL.len()].ask();
         let payload = ask.payload(&json!(format!("retained{a}")));
         self.world.broker.route_as(&ask.topic, payload, true, false);
+    }
+
+    /// A broker that counts speaks MQTT 5, and may refuse.
+    fn refuse_answers(&mut self) {
+        self.world.broker.refuses_answers ^= true;
+        let refuses = self.world.broker.refuses_answers;
+        self.world.tell(|| format!("the broker refuses answers: {refuses}"));
     }
 
     fn redeliver(&mut self, a: u8) {
