@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::driver::{Driver, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::link::{Link, MqttLink, TlsError};
+use crate::link::{self, Link, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
 
@@ -269,7 +269,7 @@ impl Builder {
         };
         let link = match self.link {
             Some(link) => link,
-            None => Box::new(MqttLink::new(&self.config)?),
+            None => link::of(&self.config)?,
         };
         let source = self.source.ok_or(BuildError::NoJournal)?;
         let settings = Settings {

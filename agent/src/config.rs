@@ -69,6 +69,8 @@ pub struct Broker {
     pub keep_alive: Duration,
     /// Whether the broker keeps requests while the device is away (`clean_session = false`).
     pub durable_session: bool,
+    /// The version of MQTT, and what it alone has.
+    pub protocol: Protocol,
 }
 
 impl Broker {
@@ -94,8 +96,32 @@ impl Broker {
             tls: None,
             keep_alive: Duration::from_secs(60),
             durable_session: true,
+            protocol: Protocol::default(),
         }
     }
+}
+
+/// The version of MQTT that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 3.1.1, which every broker of this protocol speaks (`docs/protocol.md` §1.5).
+    #[default]
+    Mqtt311,
+    /// MQTT 5.
+    Mqtt5(Mqtt5),
+}
+
+/// What MQTT 5 has beside 3.1.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mqtt5 {
+    /// How long the broker keeps the session, and the requests in it, after the device has gone; whole seconds. `None`:
+    /// for ever, as with 3.1.1. The broker may shorten it. Without a durable session it has no meaning.
+    pub session_expiry: Option<Duration>,
+    /// The message expiry that the platform gives to **every** request; whole seconds. The broker hands a request over
+    /// with what is left of it, so that the time it waited is known to the second, and a request that was kept for two
+    /// minutes is not refused because the device was away for a day. `None`: ages are told by the order of the queue
+    /// alone. A platform that gives more than this would make requests look younger than they are.
+    pub request_expiry: Option<Duration>,
 }
 
 /// Encryption of the connection: TLS 1.2 or 1.3, with the broker's name in the first message (SNI). The broker's chain

@@ -16,6 +16,7 @@
 //! between two runs of the same inputs.
 
 mod accept;
+mod age;
 mod answers;
 mod attributes;
 mod event;
@@ -28,6 +29,7 @@ mod noise;
 mod notify;
 mod outbox;
 mod recover;
+mod refused;
 mod replace;
 mod request;
 mod rules;
@@ -181,6 +183,7 @@ impl Engine {
             Input::Disconnected(lost) => self.disconnected(lost),
             Input::Delivered(delivered) => self.delivered(delivered),
             Input::Acknowledged(id) => self.acknowledged(id),
+            Input::Refused(id, reason) => self.publish_refused(id, &reason),
             Input::Decided(key, decision) => self.decided(key, decision),
             Input::Performed(key, result) => self.performed(key, result),
             Input::Recovered(key, recovery) => self.recovered(key, recovery),

@@ -66,7 +66,7 @@ mod program;
 pub use program::fuzzing;
 
 pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
-pub use config::{Broker, Config, Limits, Secret, Tls, Transport};
+pub use config::{Broker, Config, Limits, Mqtt5, Protocol, Secret, Tls, Transport};
 pub use driver::RunError;
 pub use engine::{Misfit, Threshold};
 pub use subscription::Subscription;

@@ -1,30 +1,45 @@
 //! The connection to a broker, reduced to what the driver needs of it.
 //!
 //! Each connection is made afresh: what was not acknowledged on one is known to the engine alone, and dies with the
-//! connection here. Architecture invariant: rumqttc is named below `link` and nowhere else.
+//! connection here. Architecture invariant: rumqttc is named below `link/` and nowhere else.
 
 mod endpoint;
 mod mqtt;
+mod mqtt5;
 mod tls;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::config::{Config, Protocol};
 use crate::engine::{Lost, PublishId};
 
 pub use self::mqtt::MqttLink;
+pub use self::mqtt5::Mqtt5Link;
 pub use self::tls::{TlsError, another_device, certificate_names};
 
 /// Makes connections to one broker, as one client.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a link to a broker",
-    note = "`MqttLink` is one, and for tests `testing::Platform::link`"
+    note = "`MqttLink` and `Mqtt5Link` are two, and for tests there is `testing::Platform::link`"
 )]
 pub trait Link: fmt::Debug + Send {
     /// Begins a connection. It reports how that goes as its first event.
     fn open(&mut self) -> Box<dyn Connection>;
+}
+
+/// The link that a configuration describes, by the version of MQTT that it names.
+///
+/// # Errors
+/// [`TlsError`] for what the encryption is to be made of.
+pub fn of(config: &Config) -> Result<Box<dyn Link>, TlsError> {
+    Ok(match config.broker.protocol {
+        Protocol::Mqtt311 => Box::new(MqttLink::new(config)?),
+        Protocol::Mqtt5(_) => Box::new(Mqtt5Link::new(config)?),
+    })
 }
 
 /// One connection. Dropping it ends it at once and without DISCONNECT.
@@ -72,9 +87,13 @@ pub enum LinkEvent {
         payload: Bytes,
         /// Whether the broker had it stored.
         retained: bool,
+        /// How long the broker says that it has kept it; see [`Delivered::waited`](crate::engine::Delivered::waited).
+        waited: Option<Duration>,
     },
     /// PUBACK of a publish.
     Published(PublishId),
+    /// PUBACK that says the broker did not take a publish, and why. Only MQTT 5 has that.
+    Refused(PublishId, String),
     /// The connection is gone, or never was. The last event.
     Lost(Lost, String),
 }

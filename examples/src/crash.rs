@@ -227,7 +227,9 @@ impl CrashingConnection {
     fn received(&self, event: &LinkEvent) {
         match event {
             LinkEvent::Message { .. } => self.crash.reach(CrashPoint::MessageArrived),
-            LinkEvent::Published(_) => self.crash.reach(CrashPoint::PublishAcknowledged),
+            LinkEvent::Published(_) | LinkEvent::Refused(..) => {
+                self.crash.reach(CrashPoint::PublishAcknowledged)
+            }
             LinkEvent::Connected { .. } | LinkEvent::Subscribed { .. } | LinkEvent::Lost(..) => {}
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use iotdm_agent::testing::TestSystem;
-use iotdm_agent::{Agent, RunError};
+use iotdm_agent::{Agent, Protocol, RunError};
 use iotdm_core::{
     BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Performed, Restart, RestartError, System,
 };
@@ -26,6 +26,7 @@ pub struct Device {
     folder: TempDir,
     machine: Arc<Machine>,
     firmware: bool,
+    protocol: Protocol,
     running: Option<Running>,
 }
 
@@ -45,13 +46,26 @@ impl Device {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let journal = folder.path().join("journal");
         let options = Options { host: "127.0.0.1".into(), port, journal, for_seconds: None };
-        Self { options, folder, machine: Arc::new(Machine::new()), firmware: true, running: None }
+        Self {
+            options,
+            folder,
+            machine: Arc::new(Machine::new()),
+            firmware: true,
+            protocol: Protocol::Mqtt311,
+            running: None,
+        }
     }
 
     /// Without a firmware handler.
     #[must_use]
     pub fn without_firmware(self) -> Self {
         Self { firmware: false, ..self }
+    }
+
+    /// With another version of MQTT than 3.1.1.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
     }
 
     /// Its client id.
@@ -129,8 +143,14 @@ impl Device {
         self.start();
     }
 
-    fn config(&self) -> iotdm_agent::Config {
-        self.options.config("lamp", "lamp1").expect("the identity keeps the grammar")
+    /// How its agent is set up.
+    ///
+    /// # Panics
+    /// Never: the identity keeps the grammar.
+    pub fn config(&self) -> iotdm_agent::Config {
+        let mut config = self.options.config("lamp", "lamp1").expect("the identity keeps the grammar");
+        config.broker.protocol = self.protocol;
+        config
     }
 }
 

@@ -46,7 +46,11 @@ impl Mosquitto {
         mosquitto
     }
 
-    fn with_config(more: &str) -> Self {
+    /// Starts one with further lines of its configuration.
+    ///
+    /// # Panics
+    /// There is no mosquitto, or it does not start.
+    pub fn with_config(more: &str) -> Self {
         // Between finding the port free and listening on it, somebody else may take it.
         for _ in 0..START_ATTEMPTS {
             let folder = tempfile::tempdir().expect("the temporary folder can be written");

@@ -136,11 +136,12 @@ impl<'a> Run<'a> {
                 }
                 Input::Subscribed { granted }
             }
-            LinkEvent::Message { packet, topic, payload, retained } => {
+            LinkEvent::Message { packet, topic, payload, retained, waited } => {
                 let delivery = packet.map(|packet| Delivery { epoch: self.epoch, packet });
-                Input::Delivered(Delivered { delivery, topic, payload, retained })
+                Input::Delivered(Delivered { delivery, topic, payload, retained, waited })
             }
             LinkEvent::Published(id) => Input::Acknowledged(id),
+            LinkEvent::Refused(id, reason) => Input::Refused(id, reason),
             LinkEvent::Lost(lost, reason) => {
                 self.connection = None;
                 warn!("no connection to {}: {reason}", self.driver.broker);

@@ -15,7 +15,7 @@ use super::answers::{Answer, Body};
 use super::event::{Delivered, Effect, Lost, Timer};
 use super::key::{Fingerprint, KeyHash};
 use super::request::{LANE_WAIT, Request, Stage, takes_lane};
-use super::time::{Age, Moment, millis};
+use super::time::{Age, Moment};
 
 impl Engine {
     pub(super) fn delivered(&mut self, delivered: Delivered) {
@@ -102,6 +102,7 @@ impl Engine {
                 self.pass(subject, &raw, Fingerprint::of(&route, envelope.d.as_deref()), &refusal);
             }
             Correlation::Id(req_id) => {
+                let arrived = (arrived, self.age_on_arrival(delivered.waited));
                 self.take_request(
                     subject,
                     route,
@@ -129,14 +130,15 @@ impl Engine {
         }
     }
 
-    /// `arrived` is absent for a retained message, which was not sent to be carried out when it came.
+    /// When it arrived, and how old it may have been then. Absent for a retained message, which was not sent to be carried
+    /// out when it came.
     fn take_request(
         &mut self,
         subject: Subject,
         route: Route,
         req_id: ReqId,
         d: Option<Box<RawValue>>,
-        arrived: Option<Moment>,
+        arrived: Option<(Moment, Age)>,
     ) {
         let key = KeyHash::of_request(&subject, &req_id);
         let fingerprint = Fingerprint::of(&route, d.as_deref());
@@ -156,7 +158,7 @@ impl Engine {
             }
             None => {}
         }
-        let Some(arrived) = arrived else {
+        let Some((arrived, age)) = arrived else {
             let refusal = Refusal::bad_request("a retained request is never carried out");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
         };
@@ -174,7 +176,7 @@ impl Engine {
             sequence: self.sequence(),
             attempt: 1,
             arrived,
-            age: self.age_on_arrival(),
+            age,
             works: false,
             stage: Stage::Queued,
         };
@@ -279,17 +281,6 @@ impl Engine {
         if !taken {
             self.note("response to a request that is not waiting", "it is dropped");
         }
-    }
-
-    /// How old a request that arrives at this moment may be.
-    fn age_on_arrival(&self) -> Age {
-        if self.session.fence_is_lifted() {
-            return Age::AtMostMs(0);
-        }
-        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed));
-        self.mark
-            .as_ref()
-            .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))
     }
 
     pub(super) fn sequence(&mut self) -> u64 {

@@ -30,6 +30,8 @@ pub enum Input {
     Delivered(Delivered),
     /// The broker acknowledged a publish.
     Acknowledged(PublishId),
+    /// The broker refused a publish, in the words of its reason. Only MQTT 5 has that.
+    Refused(PublishId, String),
     /// [`Handler::handle`](iotdm_core::Handler::handle) returned, panicked included.
     Decided(KeyHash, Decision),
     /// [`Handler::after_ack`](iotdm_core::Handler::after_ack) returned.
@@ -79,6 +81,9 @@ pub struct Delivered {
     pub payload: Bytes,
     /// Whether the broker had it stored, rather than routed it.
     pub retained: bool,
+    /// How long the broker says that it has kept it, in whole seconds; none where it does not count that. See
+    /// [`Mqtt5::request_expiry`](crate::config::Mqtt5::request_expiry).
+    pub waited: Option<Duration>,
 }
 
 /// A delivery to acknowledge. It dies with its connection: on the next one its number may be another message's.
@@ -203,7 +208,7 @@ pub(super) enum Timer {
     Manage,
     /// When to look whether the fence can be lifted without an answer to manage.
     Fence,
-    /// When to send an own request again.
+    /// When to send an own request again, or an answer that the broker refused.
     Report(u64),
     /// When to give up a connection on which nothing more can be sent.
     Window,

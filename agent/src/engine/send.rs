@@ -132,7 +132,7 @@ impl Engine {
         }
     }
 
-    fn answer_payload(&self, key: &KeyHash) -> Option<(Subject, Bytes)> {
+    pub(super) fn answer_payload(&self, key: &KeyHash) -> Option<(Subject, Bytes)> {
         if let Some(request) = self.requests.get(key) {
             return Some((request.subject.clone(), request.response()?.clone()));
         }
@@ -220,15 +220,21 @@ impl Engine {
             self.give_up(place, &item);
             return true;
         }
-        let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
         self.outbox.back_off(place);
-        self.timers.set(Timer::Report(place), self.now.monotonic + pause);
+        self.own_request_later(place, attempts);
         true
+    }
+
+    /// An own request that was refused goes out again after a pause.
+    pub(super) fn own_request_later(&mut self, place: u64, attempts: u32) {
+        let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
+        self.timers.set(Timer::Report(place), self.now.monotonic + pause);
     }
 
     pub(super) fn report_due(&mut self, place: u64) {
         let Some(entry) = self.outbox.entry(place) else { return };
-        if entry.attempts >= REPORT_ATTEMPTS {
+        let is_answer = matches!(entry.item, Item::Answer(_));
+        if !is_answer && entry.attempts >= REPORT_ATTEMPTS {
             let item = entry.item.clone();
             self.note("the platform did not answer a report", "it is dropped");
             return self.give_up(place, &item);
@@ -257,7 +263,7 @@ const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a report is sent until it was answered, over one run of the agent.
-const REPORT_ATTEMPTS: u32 = 6;
+pub(super) const REPORT_ATTEMPTS: u32 = 6;
 
 /// The pause before a refused report is sent again; it doubles each time.
 const REPORT_PAUSE: Duration = Duration::from_secs(1);

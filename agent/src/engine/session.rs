@@ -106,6 +106,11 @@ impl Session {
         place < self.answers_before
     }
 
+    /// How long the connection has existed.
+    pub(super) fn connected_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.connected_at)
+    }
+
     pub(super) fn heard(&mut self, now: Duration) {
         self.heard_at = now;
     }

@@ -160,4 +160,4 @@ fn bracketed(host: &str) -> String {
 }
 
 /// How long a proxy, TCP, TLS and WebSocket may take to connect, and CONNACK to come.
-const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(20);

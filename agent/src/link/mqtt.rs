@@ -212,7 +212,7 @@ impl Poller {
     }
 }
 
-fn lock(endpoint: &Mutex<Endpoint>) -> MutexGuard<'_, Endpoint> {
+pub(super) fn lock(endpoint: &Mutex<Endpoint>) -> MutexGuard<'_, Endpoint> {
     endpoint.lock().expect("no holder of the lock panics")
 }
 
@@ -228,6 +228,7 @@ fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Opti
             topic: publish.topic,
             payload: publish.payload,
             retained: publish.retain,
+            waited: None,
         }),
         Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
         _ => None,
@@ -235,23 +236,23 @@ fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Opti
 }
 
 /// The only user name there is (`docs/protocol.md` §1.4).
-const USER_NAME: &str = "use-token-auth";
+pub(super) const USER_NAME: &str = "use-token-auth";
 
 /// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.
-const PACKET_LIMIT_BYTES: usize = 200_000;
+pub(super) const PACKET_LIMIT_BYTES: usize = 200_000;
 
 /// Largest packet once an oversize one came, in bytes: the largest that MQTT has.
-const OVERSIZE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
+pub(super) const OVERSIZE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
 
 /// How many publishes rumqttc may have on their way. The engine's window is smaller, so that it never refuses one.
-const INFLIGHT_LIMIT: u16 = 100;
+pub(super) const INFLIGHT_LIMIT: u16 = 100;
 
 /// How many acknowledgements and publishes may wait for the event loop: more than any broker's window and ours.
-const REQUEST_CAPACITY: usize = 8192;
+pub(super) const REQUEST_CAPACITY: usize = 8192;
 
 /// How many events may wait for the driver: with packets of [`PACKET_LIMIT_BYTES`] 25.6 MB. Beyond it nothing more is
 /// read, and TCP slows the broker down.
-const EVENT_CAPACITY: usize = 128;
+pub(super) const EVENT_CAPACITY: usize = 128;
 
 #[cfg(test)]
 mod tests {

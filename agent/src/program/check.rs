@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use iotdm_agent::link::another_device;
-use iotdm_agent::{Broker, Transport};
+use iotdm_agent::{Broker, Mqtt5, Protocol, Transport};
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
@@ -34,6 +34,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         ),
     );
     line("keep", format!("a {session}, alive every {}", plain(broker.keep_alive)));
+    if let Protocol::Mqtt5(options) = broker.protocol {
+        line("speak", mqtt5(&options, broker.durable_session));
+    }
     line(
         "manage",
         match config.lifetime {
@@ -87,6 +90,19 @@ fn security(broker: &Broker) -> String {
         None => "the system's authorities",
     };
     format!("TLS verified by {verified}{pins}{certificate}")
+}
+
+fn mqtt5(options: &Mqtt5, durable_session: bool) -> String {
+    let session = match options.session_expiry {
+        _ if !durable_session => String::new(),
+        None => "; the broker keeps the session for ever".into(),
+        Some(expiry) => format!("; the broker keeps the session for {} of absence", plain(expiry)),
+    };
+    let requests = match options.request_expiry {
+        None => "ages are told by the order of requests alone".into(),
+        Some(expiry) => format!("every request expires after {}, which tells its age", plain(expiry)),
+    };
+    format!("MQTT 5{session}; {requests}")
 }
 
 fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {

@@ -20,6 +20,7 @@ mod document;
 mod explain;
 mod file;
 mod folder;
+mod mqtt;
 mod references;
 mod resolve;
 mod restarts;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use iotdm_core::{Code, Route, Topic, UpRoute};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::engine::{Lost, PublishId};
 use crate::link::{Link, LinkEvent};
@@ -62,17 +62,13 @@ impl Platform {
 
     /// Sends any bytes on any topic at QoS 1.
     pub fn send_raw(&self, topic: &str, payload: impl Into<Bytes>) {
-        self.enqueue(Message {
-            topic: topic.into(),
-            payload: payload.into(),
-            at_least_once: true,
-            retained: false,
-        });
+        self.send_oddly(topic, payload, true, false);
     }
 
     /// Sends any bytes at QoS 0, or as a message that the broker had retained.
     pub fn send_oddly(&self, topic: &str, payload: impl Into<Bytes>, at_least_once: bool, retained: bool) {
-        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained });
+        let sent = Instant::now();
+        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained, sent });
     }
 
     /// How requests of the device are answered: with a code, or with silence.
@@ -210,6 +206,16 @@ impl Platform {
         self.change(|inner| inner.window = Some(window));
     }
 
+    /// Says of each message how long it has waited, as a broker with MQTT 5 does where messages expire.
+    pub fn counts_waiting(&self, counts: bool) {
+        self.change(|inner| inner.counts_waiting = counts);
+    }
+
+    /// Refuses every response, as a broker with MQTT 5 does beyond a quota, or takes them again.
+    pub fn refuse_answers(&self, refuse: bool) {
+        self.change(|inner| inner.refuse_answers = refuse);
+    }
+
     /// Tells somebody of everything that passes, in its order.
     pub(super) fn witness(&self, witness: Witness) {
         self.lock().witness = Some(witness);
@@ -266,6 +272,9 @@ impl Platform {
     pub(super) fn published_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &[u8]) {
         self.of(id, |inner| {
             let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            if inner.refuse_answers && route == Some(UpRoute::Response) {
+                return inner.event(LinkEvent::Refused(publish, "quota exceeded".into()));
+            }
             let body: Value = serde_json::from_slice(payload).unwrap_or_default();
             let published = Published { route, topic: topic.into(), body };
             inner.tell(Passed::Published(&published));

@@ -20,6 +20,7 @@
 //! }
 //! ```
 
+mod arrive;
 pub(crate) mod ask;
 mod attributes;
 pub(crate) mod broker;

@@ -7,5 +7,6 @@
 //! times.
 
 mod kills;
+mod mqtt5;
 mod sessions;
 mod vectors;

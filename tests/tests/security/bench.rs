@@ -103,7 +103,8 @@ impl Bench {
     }
 
     fn give(&mut self, delivery: Option<Delivery>, topic: &str, payload: Bytes) {
-        self.input(Input::Delivered(Delivered { delivery, topic: topic.into(), payload, retained: false }));
+        let topic = topic.into();
+        self.input(Input::Delivered(Delivered { delivery, topic, payload, retained: false, waited: None }));
     }
 
     /// Asks at QoS 1 and lets follow what follows from it.

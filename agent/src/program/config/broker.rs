@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use iotdm_agent::config::{Pin, PinError, Transport};
 
+use super::mqtt::{MqttVersion, RequestExpiry, SessionExpiry};
 use super::values::{CredentialsVariable, FilePath, Host, KeepAlive, Port, ProxyText, Span, Whole};
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +27,9 @@ pub(super) struct Broker {
     pub(super) proxy_credentials_env: Option<CredentialsVariable>,
     pub(super) keep_alive: Option<Span<KeepAlive>>,
     pub(super) durable_session: Option<bool>,
+    pub(super) mqtt_version: Option<MqttVersion>,
+    pub(super) session_expiry: Option<Span<SessionExpiry>>,
+    pub(super) request_expiry: Option<Span<RequestExpiry>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -14,6 +14,7 @@ mod diagnostics;
 mod endpoints;
 mod firmware;
 mod mistakes;
+mod mqtt;
 mod restarts;
 mod sample;
 mod scripts;

@@ -16,6 +16,8 @@ pub(crate) struct Broker {
     pub(crate) grants: bool,
     /// Whether publishes are acknowledged at once, or held back.
     pub(crate) pubacks: bool,
+    /// Whether answers are refused, as brokers with MQTT 5 may do.
+    pub(crate) refuses_answers: bool,
     pub(crate) has_session: bool,
     /// How many deliveries it sends before it waits for PUBACKs.
     pub(crate) window: usize,
@@ -25,6 +27,8 @@ pub(crate) struct Broker {
     pub(crate) received: Vec<Received>,
     /// Keeps no order across topics, as brokers that spread a session over queues do.
     pub(crate) reorders: Option<fastrand::Rng>,
+    /// Says of each message how long it has waited, as brokers with MQTT 5 do where messages expire.
+    pub(crate) counts_waiting: bool,
     /// How often it was connected.
     pub(crate) connections: u64,
     epoch: Option<u64>,
@@ -62,6 +66,7 @@ impl Message {
             topic: self.topic.clone(),
             payload: self.payload.clone(),
             retained: self.retained,
+            waited: None,
         }
     }
 }
@@ -78,11 +83,13 @@ impl Default for Broker {
             credentials_accepted: true,
             grants: true,
             pubacks: true,
+            refuses_answers: false,
             has_session: false,
             window: 20,
             rc: BTreeMap::new(),
             received: Vec::new(),
             reorders: None,
+            counts_waiting: false,
             connections: 0,
             epoch: None,
             is_subscribed: false,
@@ -196,6 +203,10 @@ impl Broker {
                     let (_, message) = self.in_flight.remove(index).expect("it was found there");
                     laws.acknowledged(message.number);
                 }
+            }
+            Some(Up::Publish(id, topic, _)) if self.refuses_answers && topic.ends_with("/response") => {
+                laws.refused(id);
+                inputs.push_back(Input::Refused(id, "quota exceeded".into()));
             }
             Some(Up::Publish(id, topic, payload)) => {
                 laws.received(id);

@@ -18,6 +18,7 @@ impl Life<'_> {
         world.disk.heal();
         world.broker.reachable = true;
         world.broker.rc.clear();
+        world.broker.refuses_answers = false;
         world.clock_lost = false;
         world.crash_at = None;
         if world.agent.is_some() {

@@ -153,7 +153,7 @@ impl Laws {
             copy.delivered_at = Some(self.received);
             let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
             self.arrivals += 1;
-            track.newest_delivered = track.newest_delivered.max(copy.sent_at);
+            track.delivered(copy.sent_at, delivered.waited);
             let req_id = copy.req_id.clone();
             let may_be_forgotten = self.tracks[&req_id].is_recorded() && self.may_be_forgotten(&req_id);
             let track = self.tracks.get_mut(&req_id).expect("a copy is tracked");

@@ -59,6 +59,7 @@ impl<'a> Life<'a> {
             world.laws.ordered = false;
             world.broker.reorders = Some(fastrand::Rng::with_seed(seed.into()));
         }
+        world.broker.counts_waiting = order & 96 == 96;
         let device = Device::default();
         Self {
             plan,
@@ -126,6 +127,7 @@ impl<'a> Life<'a> {
             }
             Act::Reach => world.broker.reachable = !world.broker.reachable,
             Act::LoseSession => self.lose_session(a),
+            Act::Pubacks if world.broker.counts_waiting && b % 4 == 3 => self.refuse_answers(),
             Act::Pubacks if world.broker.pubacks => world.broker.pubacks = false,
             Act::Pubacks => world.puback(),
             Act::ManageCode => self.answer("mgmt/manage", a),
@@ -234,13 +236,19 @@ impl<'a> Life<'a> {
         self.world.broker.route_as(&ask.topic, payload, true, false);
     }
 
+    /// A broker that counts speaks MQTT 5, and may refuse.
+    fn refuse_answers(&mut self) {
+        self.world.broker.refuses_answers ^= true;
+        let refuses = self.world.broker.refuses_answers;
+        self.world.tell(|| format!("the broker refuses answers: {refuses}"));
+    }
+
     fn redeliver(&mut self, a: u8) {
         while self.world.take_input() {}
         let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
         if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
-            self.world.laws.delivered(number, &delivered, self.world.elapsed);
-            self.world.input(Input::Delivered(delivered));
+            self.world.arrive(number, delivered);
         }
     }
 

@@ -149,7 +149,7 @@ impl Plan {
     /// The life that these bytes say: four for the set-up, then three for each step; what is missing is zero.
     ///
     /// The set-up: how many answers are kept, how many requests may wait, run and be unsent; the broker's window;
-    /// whether it keeps order and whether handlers obey their cancellation.
+    /// whether it keeps order and counts how long messages wait, and whether handlers obey their cancellation.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut set_up = [0; SET_UP];
         let (header, steps) = bytes.split_at(bytes.len().min(SET_UP));

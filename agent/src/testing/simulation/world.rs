@@ -252,11 +252,8 @@ impl World {
         }
         let next = self.agent.as_ref().and_then(|_| self.broker.next_down());
         let Some((number, delivered)) = next else { return false };
-        self.story.tell(self.elapsed, || {
-            format!("a message on {} is delivered: {}", delivered.topic, shown(&delivered.payload))
-        });
-        self.laws.delivered(number, &delivered, self.elapsed);
-        self.input(Input::Delivered(delivered));
+        self.tell(|| format!("a message on {} is delivered: {}", delivered.topic, shown(&delivered.payload)));
+        self.arrive(number, delivered);
         true
     }
 

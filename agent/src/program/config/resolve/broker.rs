@@ -45,6 +45,7 @@ impl Resolver<'_> {
             tls,
             keep_alive: broker.keep_alive.as_ref().map_or(base.keep_alive, |time| time.get()),
             durable_session: broker.durable_session.unwrap_or(!identity.is_quickstart()),
+            protocol: self.protocol(broker),
         }
     }
 

@@ -102,6 +102,9 @@ impl Laws {
     fn judge_copies(&mut self) {
         let mut broken = None;
         for copy in self.copies.values().filter(|copy| !copy.excused) {
+            if self.tracks[&copy.req_id].is_given_up() {
+                continue;
+            }
             let (req_id, track) = (&copy.req_id, &self.tracks[&copy.req_id]);
             let is_answered = track.answered_at > copy.delivered_at;
             broken = if !copy.acked {
