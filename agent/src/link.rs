@@ -3,8 +3,10 @@
 //! Each connection is made afresh: what was not acknowledged on one is known to the engine alone, and dies with the
 //! connection here. Architecture invariant: rumqttc is named in `link/mqtt.rs` and nowhere else.
 
+pub(crate) mod host;
 mod mqtt;
 mod tls;
+mod trouble;
 
 use std::fmt;
 

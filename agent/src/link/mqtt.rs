@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use iotdm_core::MAX_PAYLOAD_BYTES;
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
+use rumqttc::mqttbytes::v4::{Packet, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Publish, QoS,
     StateError, SubscribeFilter, TlsConfiguration, Transport,
@@ -20,7 +20,8 @@ use crate::config::Config;
 use crate::engine::{Lost, PublishId};
 
 use super::tls::client_config;
-use super::{Connection, Link, LinkEvent, TlsError};
+use super::trouble::{self, Peer};
+use super::{Connection, Link, LinkEvent, TlsError, host};
 
 /// The real link: MQTT 3.1.1 over TCP or TLS.
 ///
@@ -28,6 +29,7 @@ use super::{Connection, Link, LinkEvent, TlsError};
 /// connection gets a client and an event loop of its own, and both end with it.
 pub struct MqttLink {
     options: MqttOptions,
+    peer: Peer,
     /// A message above the usual limit came: it is taken once and acknowledged, or it would come back for ever.
     oversize: Arc<AtomicBool>,
 }
@@ -36,7 +38,8 @@ impl MqttLink {
     /// The link that a configuration describes.
     pub fn new(config: &Config) -> Result<Self, TlsError> {
         let broker = &config.broker;
-        let mut options = MqttOptions::new(config.identity.client_id(), &broker.host, broker.port);
+        let host = host::dialed(&broker.host, broker.tls.is_some());
+        let mut options = MqttOptions::new(config.identity.client_id(), host, broker.port);
         options
             .set_keep_alive(broker.keep_alive)
             .set_clean_session(!broker.durable_session)
@@ -50,7 +53,7 @@ impl MqttLink {
             let config = TlsConfiguration::Rustls(client_config(tls)?);
             options.set_transport(Transport::tls_with_config(config));
         }
-        Ok(Self { options, oversize: Arc::default() })
+        Ok(Self { options, peer: Peer::of(broker), oversize: Arc::default() })
     }
 }
 
@@ -63,10 +66,12 @@ impl std::fmt::Debug for MqttLink {
 
 impl Link for MqttLink {
     fn open(&mut self) -> Box<dyn Connection> {
-        if self.oversize.load(Ordering::Relaxed) {
-            self.options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
+        let mut options = self.options.clone();
+        // For this connection alone: a broker that only says that much is to come must not make room for it for ever.
+        if self.oversize.swap(false, Ordering::Relaxed) {
+            options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
         }
-        let (client, mut event_loop) = AsyncClient::new(self.options.clone(), REQUEST_CAPACITY);
+        let (client, mut event_loop) = AsyncClient::new(options, REQUEST_CAPACITY);
         let mut network = NetworkOptions::new();
         // Without it every request costs 40 ms: acknowledgement and answer are two small writes.
         network.set_tcp_nodelay(true);
@@ -74,15 +79,19 @@ impl Link for MqttLink {
         event_loop.set_network_options(network);
 
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-        let submitted = Arc::default();
+        let (submitted, filters) = (Arc::default(), Arc::default());
         let task = Poller {
             event_loop,
             events,
+            peer: self.peer.clone(),
+            connected: false,
             submitted: Arc::clone(&submitted),
+            filters: Arc::clone(&filters),
+            subscription: None,
             oversize: Arc::clone(&self.oversize),
         };
         let task = tokio::spawn(task.run());
-        Box::new(MqttConnection { client, receiver, submitted, task, broken: None })
+        Box::new(MqttConnection { client, receiver, submitted, filters, task, broken: None })
     }
 }
 
@@ -92,6 +101,8 @@ struct MqttConnection {
     receiver: mpsc::Receiver<LinkEvent>,
     /// Publishes handed over and not yet given a packet identifier, in order.
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    /// What was asked for in SUBSCRIBE.
+    filters: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
     /// Why nothing more can be handed over.
     broken: Option<&'static str>,
@@ -125,6 +136,7 @@ impl Connection for MqttConnection {
     }
 
     fn subscribe(&mut self, filters: &[String]) {
+        *self.filters.lock().expect("no holder of the lock panics") = filters.to_vec();
         let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
         self.hand_over(|client| client.try_subscribe_many(filters));
     }
@@ -162,7 +174,13 @@ impl std::fmt::Debug for MqttConnection {
 struct Poller {
     event_loop: EventLoop,
     events: mpsc::Sender<LinkEvent>,
+    peer: Peer,
+    /// Whether CONNACK came.
+    connected: bool,
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    filters: Arc<Mutex<Vec<String>>>,
+    /// The packet identifier of the SUBSCRIBE that is not answered.
+    subscription: Option<u16>,
     oversize: Arc<AtomicBool>,
 }
 
@@ -171,17 +189,21 @@ impl Poller {
         let mut on_their_way: BTreeMap<u16, PublishId> = BTreeMap::new();
         loop {
             let event = match self.event_loop.poll().await {
-                Ok(Event::Incoming(packet)) => incoming(packet, &mut on_their_way),
+                Ok(Event::Incoming(packet)) => self.incoming(packet, &mut on_their_way),
                 Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
                     let next = self.submitted.lock().expect("no holder of the lock panics").pop_front();
                     on_their_way.extend(next.map(|id| (packet, id)));
+                    None
+                }
+                Ok(Event::Outgoing(Outgoing::Subscribe(packet))) => {
+                    self.subscription = Some(packet);
                     None
                 }
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => {
                     Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))
                 }
                 Ok(Event::Outgoing(_)) => None,
-                Err(reason) => Some(self.lost(&reason)),
+                Err(reason) => Some(self.lost(&reason).await),
             };
             let Some(event) = event else { continue };
             let last = matches!(event, LinkEvent::Lost(..));
@@ -191,42 +213,52 @@ impl Poller {
         }
     }
 
-    fn lost(&self, reason: &ConnectionError) -> LinkEvent {
-        let lost = match reason {
-            ConnectionError::ConnectionRefused(
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-            ) => Lost::Credentials,
-            ConnectionError::MqttState(StateError::Deserialization(
-                PacketError::PayloadSizeLimitExceeded(bytes),
-            )) => {
-                error!(
-                    bytes,
-                    "the broker sent more than a message may hold; it will be acknowledged and dropped"
-                );
-                self.oversize.store(true, Ordering::Relaxed);
-                Lost::Other
+    fn incoming(&mut self, packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
+        match packet {
+            Packet::ConnAck(ack) => {
+                self.connected = true;
+                Some(LinkEvent::Connected { session_present: ack.session_present })
             }
-            _ => Lost::Other,
-        };
-        LinkEvent::Lost(lost, reason.to_string())
-    }
-}
-
-fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
-    match packet {
-        Packet::ConnAck(ack) => Some(LinkEvent::Connected { session_present: ack.session_present }),
-        Packet::SubAck(ack) => {
-            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) })
+            Packet::SubAck(ack) => Some(self.subscribed(&ack)),
+            Packet::Publish(publish) => Some(LinkEvent::Message {
+                packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
+                topic: publish.topic,
+                payload: publish.payload,
+                retained: publish.retain,
+            }),
+            Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
+            _ => None,
         }
-        Packet::Publish(publish) => Some(LinkEvent::Message {
-            packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
-            topic: publish.topic,
-            payload: publish.payload,
-            retained: publish.retain,
-        }),
-        Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
-        _ => None,
+    }
+
+    fn subscribed(&mut self, ack: &SubAck) -> LinkEvent {
+        if self.subscription.take() != Some(ack.pkid) {
+            return LinkEvent::Lost(Lost::Other, "the broker sent a SUBACK that nobody asked for".into());
+        }
+        let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+        let filters = self.filters.lock().expect("no holder of the lock panics");
+        if let Some(refused) = trouble::refused_filters(&filters, ack.return_codes.iter().map(granted)) {
+            error!("the broker refused the subscription to {refused}");
+        }
+        LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) }
+    }
+
+    async fn lost(&mut self, reason: &ConnectionError) -> LinkEvent {
+        if self.connected
+            && let ConnectionError::MqttState(StateError::Deserialization(
+                PacketError::PayloadSizeLimitExceeded(bytes),
+            )) = reason
+        {
+            error!(
+                bytes,
+                "the broker sent more than a message may hold; it will be acknowledged and dropped"
+            );
+            self.oversize.store(true, Ordering::Relaxed);
+        }
+        LinkEvent::Lost(
+            trouble::kind(reason, self.connected),
+            self.peer.explain(reason, self.connected).await,
+        )
     }
 }
 
@@ -264,7 +296,15 @@ mod tests {
         let (client, _) = AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let task = tokio::spawn(std::future::pending());
-        (MqttConnection { client, receiver, submitted: Arc::default(), task, broken: None }, events)
+        let connection = MqttConnection {
+            client,
+            receiver,
+            submitted: Arc::default(),
+            filters: Arc::default(),
+            task,
+            broken: None,
+        };
+        (connection, events)
     }
 
     /// The driver drops `next` whenever something else happens first.
