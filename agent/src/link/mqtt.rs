@@ -122,7 +122,10 @@ impl MqttConnection {
 impl Connection for MqttConnection {
     async fn next(&mut self) -> LinkEvent {
         if let Some(reason) = self.broken {
-            return LinkEvent::Lost(Lost::Other, reason.into());
+            // When the poller has ended, it has left why; what came before that is of no use any more.
+            let mut left = std::iter::from_fn(|| self.receiver.try_recv().ok());
+            let last = left.find(|event| matches!(event, LinkEvent::Lost(..)));
+            return last.unwrap_or_else(|| LinkEvent::Lost(Lost::Other, reason.into()));
         }
         let ended = || LinkEvent::Lost(Lost::Other, "the connection ended".into());
         self.receiver.recv().await.unwrap_or_else(ended)
@@ -249,10 +252,12 @@ impl Poller {
                 PacketError::PayloadSizeLimitExceeded(bytes),
             )) = reason
         {
-            error!(
-                bytes,
-                "the broker sent more than a message may hold; it will be acknowledged and dropped"
-            );
+            let next = if *bytes <= OVERSIZE_LIMIT_BYTES {
+                "it will be acknowledged and dropped"
+            } else {
+                "remove it from this device's queue on the broker"
+            };
+            error!(bytes, "the broker sent more than a message may hold; {next}");
             self.oversize.store(true, Ordering::Relaxed);
         }
         LinkEvent::Lost(
@@ -268,8 +273,9 @@ const USER_NAME: &str = "use-token-auth";
 /// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.
 const PACKET_LIMIT_BYTES: usize = 200_000;
 
-/// Largest packet once an oversize one came, in bytes: the largest that MQTT has.
-const OVERSIZE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
+/// Largest packet that is taken in order to be dropped, in bytes. A larger one would be a danger to a small device's
+/// memory: it stays on the broker, and each connection ends at it.
+const OVERSIZE_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many publishes rumqttc may have on their way. The engine's window is smaller, so that it never refuses one.
 const INFLIGHT_LIMIT: u16 = 100;
@@ -331,6 +337,18 @@ mod tests {
         assert!(next.is_woken());
         let event = assert_ready!(next.poll());
         assert!(matches!(event, LinkEvent::Lost(Lost::Other, _)), "{event:?}");
+    }
+
+    /// The driver may hand something over after the poller has met the end and before it was told of it.
+    #[tokio::test]
+    async fn the_reason_that_the_poller_left_is_told_and_not_that_it_takes_nothing_more() {
+        let (mut connection, events) = connection();
+        events.send(LinkEvent::Connected { session_present: true }).await.unwrap();
+        events.send(LinkEvent::Lost(Lost::Closed, "closed".into())).await.unwrap();
+        connection.broken = Some("the connection takes nothing more");
+        assert!(connection.try_next().is_none());
+        let event = connection.next().await;
+        assert!(matches!(&event, LinkEvent::Lost(Lost::Closed, reason) if reason == "closed"), "{event:?}");
     }
 
     /// What is handed over behind a gap would take the acknowledgement of what is missing.

@@ -51,15 +51,12 @@ impl Peer {
                     _ => self.not_mqtt("it answered with something else than MQTT").await,
                 }
             }
-            ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                let hint = if self.tls { "" } else { "; does it want TLS?" };
-                format!("the connection was closed before CONNACK{hint}")
-            }
+            ConnectionError::MqttState(StateError::ConnectionAborted) => self.closed(),
             ConnectionError::ConnectionRefused(code) => refused(*code),
             ConnectionError::Io(error) => self.unreachable(error),
             ConnectionError::Tls(rumqttc::TlsError::Io(error)) => match tls_reason(error) {
                 Some(reason) => self.untrusted(reason).await,
-                None => format!("the TLS handshake ended early: {}", self.unreachable(error)),
+                None => self.unreachable(error),
             },
             ConnectionError::Tls(rumqttc::TlsError::TLS(reason)) => self.untrusted(reason).await,
             other => other.to_string(),
@@ -88,9 +85,16 @@ impl Peer {
         }
     }
 
+    /// It took the connection and ended it.
+    fn closed(&self) -> String {
+        let hint = if self.tls { "" } else { "; does it want TLS?" };
+        format!("the connection was closed before CONNACK{hint}")
+    }
+
     fn unreachable(&self, error: &io::Error) -> String {
         let Self { host, port, .. } = self;
         match error.kind() {
+            _ if io(error) => self.closed(),
             io::ErrorKind::ConnectionRefused => format!("nothing listens at port {port} ({error})"),
             io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
                 format!("there is no way to it: is this device online? ({error})")
