@@ -45,19 +45,26 @@ pub(crate) struct Rig {
     folder: TempDir,
     system: TestSystem,
     counter: Counter,
+    set_up: Box<dyn Fn(&mut Config) + Send>,
     agent: Option<JoinHandle<()>>,
 }
 
 impl Rig {
     /// Everything running, and the device managed.
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, set up otherwise.
+    pub(crate) async fn with(set_up: impl Fn(&mut Config) + Send + 'static) -> Self {
         let options = BrokerOptions { mount: Mount::Off, payload_limit: 1 << 20, ..BrokerOptions::default() };
         let broker = Broker::start(options).await.expect("loopback has a free port");
         let proxy = FaultProxy::start(broker.local_addr()).await.expect("loopback has a free port");
         let application = Application::connect(broker.local_addr().port()).await;
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let (system, counter) = (TestSystem::new(), Counter::default());
-        let mut rig = Self { broker, proxy, application, folder, system, counter, agent: None };
+        let set_up = Box::new(set_up);
+        let mut rig = Self { broker, proxy, application, folder, system, counter, set_up, agent: None };
         rig.start().await;
         rig
     }
@@ -66,6 +73,7 @@ impl Rig {
         let mut config = config();
         config.broker.host = "127.0.0.1".into();
         config.broker.port = self.proxy.local_addr().port();
+        (self.set_up)(&mut config);
         config
     }
 
