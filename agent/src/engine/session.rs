@@ -149,7 +149,9 @@ impl Engine {
             // A broker without a session has nothing that waited.
             self.lift_fence();
         }
-        self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
+        // What waited in a session comes before SUBACK.
+        let within = if session_present { SUBACK_BEHIND_WITHIN } else { ESTABLISH_WITHIN };
+        self.timers.set(Timer::Establish, self.now.monotonic + within);
         self.effect(Effect::Subscribe);
     }
 
@@ -173,7 +175,8 @@ impl Engine {
     }
 
     pub(super) fn establish_overran(&mut self) {
-        warn!("the broker did not answer within {ESTABLISH_WITHIN:?}");
+        let missing = if self.session.state == State::Connecting { "CONNECT" } else { "SUBSCRIBE" };
+        warn!("the broker did not answer {missing} in time");
         self.effect(Effect::Disconnect);
         self.disconnected(Lost::Other);
     }
@@ -271,6 +274,10 @@ fn spoken(pause: Duration) -> String {
 
 /// How long connecting, and then subscribing, may take.
 const ESTABLISH_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long subscribing may take behind what waited in the session: two of the largest messages at 1 kB/s. That the
+/// connection is dead is told by its keep-alive.
+const SUBACK_BEHIND_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// How long a connection lasts before the fence may be lifted without an answer to manage.
 const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);
