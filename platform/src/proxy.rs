@@ -89,7 +89,8 @@ impl FaultProxy {
     }
 
     /// Carries what it reads from this moment on at most at so many bytes a second, in each direction of each connection;
-    /// zero: as fast as it comes. What waits is kept here, as in the deep buffers of a slow network.
+    /// zero: as fast as it comes. What waits is kept here, as in the deep buffers of a slow network, and delivered in
+    /// portions of 4 KiB: many small packets in a row would wait for a timer of the kernel.
     pub fn slow(&self, bytes_per_second: u64) {
         self.shared.lock().rate = bytes_per_second;
     }
@@ -316,12 +317,11 @@ enum Arrival {
 }
 
 impl Arrival {
-    /// So small that a slow line carries some of them each second.
+    /// What is in front must not wait for all that was read with it.
     fn pieces(self, rate: u64) -> Vec<Self> {
         match self {
             Self::Bytes(bytes) if rate > 0 => {
-                let most = usize::try_from(rate.div_ceil(PIECES_PER_SECOND)).unwrap_or(CHUNK_BYTES);
-                bytes.chunks(most).map(|piece| Self::Bytes(piece.to_vec())).collect()
+                bytes.chunks(SLOW_PIECE_BYTES).map(|piece| Self::Bytes(piece.to_vec())).collect()
             }
             whole => vec![whole],
         }
@@ -372,8 +372,8 @@ impl Outlet {
 /// How much is read at a time; a payload of the largest size takes three turns.
 const CHUNK_BYTES: usize = 64 * 1_024;
 
-/// In how many pieces a slow line carries what it carries in a second.
-const PIECES_PER_SECOND: u64 = 4;
+/// How much a slow line delivers at a time.
+const SLOW_PIECE_BYTES: usize = 4 * 1_024;
 
 /// What one direction of a connection holds back at most; past it the sender feels backpressure.
 const HELD_LIMIT_BYTES: usize = 16 * 1_024 * 1_024;

@@ -13,19 +13,20 @@ use tokio::time::{Instant, sleep};
 use crate::stranger::*;
 
 /// Runs this test again where `/etc/hosts` and `/etc/resolv.conf` are its own; whether it is there already.
+#[expect(clippy::disallowed_methods, reason = "a program of the test's")]
 fn is_alone(test: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
     for file in ["hosts", "resolv.conf"] {
-        fs::write(folder.path().join(file), "").unwrap();
+        fs::write(folder.path().join(file), "").expect("the temporary folder can be written");
     }
     let script = "mount --bind $1/hosts /etc/hosts && mount --bind $1/resolv.conf /etc/resolv.conf && shift && exec \"$@\"";
     let ended = Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh"])
         .arg(folder.path())
-        .arg(std::env::current_exe().unwrap())
+        .arg(std::env::current_exe().expect("a test has a file"))
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env(ALONE, "1")
         .status();
@@ -37,7 +38,7 @@ fn is_alone(test: &str) -> bool {
 const ALONE: &str = "IOTDM_TEST_NAMES_ALONE";
 
 fn hosts(text: &str) {
-    fs::write("/etc/hosts", text).unwrap();
+    fs::write("/etc/hosts", text).expect("root may write it");
 }
 
 async fn broker() -> Stranger {

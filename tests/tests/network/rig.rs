@@ -9,7 +9,7 @@ use iotdm_platform::broker::{Broker, BrokerOptions, Mount, QoS};
 use iotdm_platform::proxy::FaultProxy;
 use iotdm_tests::application::{Application, bench_request};
 use rumqttc::{AsyncClient, MqttOptions};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -114,6 +114,13 @@ impl Rig {
     pub(crate) fn inject(&self, payload: Vec<u8>) {
         let sent = self.broker.publish("iotdm-1/mgmt/custom/bench/echo", payload, QoS::AtLeastOnce, false);
         assert_eq!(sent.expect("the broker takes it"), 1);
+    }
+
+    /// Asks for an echo of a name of so many bytes, which makes the answer as large as the request.
+    pub(crate) fn send_name(&self, req_id: &str, bytes: usize) {
+        let d = json!({"fields": [{"field": "n".repeat(bytes), "value": "1"}]});
+        let request = json!({"d": d, "reqId": req_id}).to_string();
+        self.application.publish("iotdm-1/mgmt/custom/bench/echo", request);
     }
 
     pub(crate) async fn ask(&mut self, req_id: &str) -> Value {

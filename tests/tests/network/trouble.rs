@@ -134,12 +134,16 @@ const VALID: &str = include_str!("certificates/valid.pem");
 
 /// Accepts TLS with this certificate.
 fn acceptor(certificate: &str) -> TlsAcceptor {
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("certificates/server.key")).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("it is PEM")];
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("certificates/server.key")).expect("it is PEM");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap()).into()
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has both versions");
+    Arc::new(
+        builder.with_no_client_auth().with_single_cert(chain, key).expect("the key is the certificate's"),
+    )
+    .into()
 }
 
 /// A device whose clock is behind what the broker's certificate says, as at boot: it waits, and says for what.

@@ -17,7 +17,7 @@ fn told(frames: &[Frame]) -> Vec<String> {
 
 fn payload(frames: &[Frame], at: usize) -> Value {
     let Kind::Publish { payload, .. } = frames[at].kind() else { panic!("{:?} is no PUBLISH", frames[at]) };
-    serde_json::from_str(&payload).unwrap()
+    serde_json::from_str(&payload).expect("it is JSON")
 }
 
 #[tokio::test(start_paused = true)]
