@@ -62,14 +62,13 @@ impl Maker {
 
     fn network(&mut self) -> Event {
         let direction = if self.rng.bool() { Direction::Up } else { Direction::Down };
-        match self.rng.u32(0..28) {
+        match self.rng.u32(0..26) {
             0..=4 => Event::Cut,
             5..=9 => Event::CutAfter(direction, self.rng.u64(1..600)),
             10..=12 => Event::Delay(Duration::from_millis(self.rng.u64(0..3_000))),
             13..=14 => Event::BlackHole,
             15..=16 => Event::HalfOpen(direction),
             17..=18 => Event::Refuse,
-            19..=20 => Event::Slow(self.rng.u64(100..5_000)),
             _ => Event::Heal,
         }
     }

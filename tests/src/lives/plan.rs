@@ -50,8 +50,6 @@ pub enum Event {
     CutAfter(Direction, u64),
     /// The network takes this long each way.
     Delay(Duration),
-    /// The network carries so many bytes a second each way.
-    Slow(u64),
     /// Nothing arrives any more, in neither direction, and nobody is told.
     BlackHole,
     /// Nothing arrives any more in this direction, and nobody is told.

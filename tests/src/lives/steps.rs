@@ -40,7 +40,6 @@ impl World {
             Event::Cut => self.proxy.cut(),
             Event::CutAfter(direction, bytes) => self.proxy.cut_after_bytes(direction, bytes),
             Event::Delay(delay) => self.proxy.delay(delay),
-            Event::Slow(rate) => self.proxy.slow(rate),
             Event::BlackHole => self.proxy.black_hole(true),
             Event::HalfOpen(direction) => self.proxy.half_open(direction, true),
             Event::Refuse => {
@@ -86,7 +85,6 @@ impl World {
     /// The network works; what lies broken in it ends.
     pub(super) fn heal(&self) {
         self.proxy.delay(Duration::ZERO);
-        self.proxy.slow(0);
         self.proxy.black_hole(false);
         self.proxy.refuse(false);
         for direction in [Direction::Up, Direction::Down] {
