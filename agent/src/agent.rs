@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::driver::{Driver, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::link::{self, Link, TlsError};
+use crate::link::{self, Link, TlsError, host};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
 
@@ -280,7 +280,7 @@ impl Builder {
         let (state, state_receiver) = watch::channel(State::Disconnected);
         let (handle, commands) = Handle::new(state_receiver.clone());
         let device = Device { handle: handle.clone(), state: state_receiver };
-        let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
+        let broker = host::shown(&self.config.broker.host, self.config.broker.port);
         let driver = Driver {
             settings,
             identity: self.config.identity.client_id(),

@@ -55,6 +55,7 @@ use self::request::Request;
 use self::run::{Lane, RunningTask};
 use self::session::Session;
 use self::thresholds::Thresholds;
+pub(crate) use self::time::EARLIEST_WALL_MS;
 use self::time::Timers;
 
 pub use self::event::{

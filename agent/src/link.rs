@@ -4,9 +4,11 @@
 //! connection here. Architecture invariant: rumqttc is named below `link/` and nowhere else.
 
 mod endpoint;
+pub(crate) mod host;
 mod mqtt;
 mod mqtt5;
 mod tls;
+mod trouble;
 
 use std::fmt;
 use std::time::Duration;

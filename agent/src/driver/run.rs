@@ -133,6 +133,11 @@ impl<'a> Run<'a> {
             LinkEvent::Subscribed { granted } => {
                 if granted {
                     info!("connected to {} as {}", self.driver.broker, self.driver.identity);
+                } else {
+                    error!(
+                        "{} refused a subscription of {}: check its permissions there",
+                        self.driver.broker, self.driver.identity
+                    );
                 }
                 Input::Subscribed { granted }
             }
@@ -280,6 +285,14 @@ impl<'a> Run<'a> {
             Announcement::Disconnected => State::Disconnected,
             Announcement::CredentialsRefused => {
                 self.credentials_refused = true;
+                State::Disconnected
+            }
+            Announcement::Contested => {
+                error!(
+                    "{} closes each connection soon after the subscription: is there another client with the id {}, or \
+                     may this one not publish there? The pauses between attempts become longer",
+                    self.driver.broker, self.driver.identity
+                );
                 State::Disconnected
             }
         };

@@ -66,7 +66,11 @@ pub struct Offer {
 pub enum Lost {
     /// The broker refused the credentials.
     Credentials,
-    /// The network, the broker, or we ended it.
+    /// The broker refused the subscription.
+    Subscription,
+    /// The broker closed it and did not say why: so MQTT 3.1.1 tells of another client with the same client id.
+    Closed,
+    /// The network, or we ended it.
     Other,
 }
 
@@ -153,6 +157,9 @@ pub enum Announcement {
     Disconnected,
     /// The broker refused the credentials.
     CredentialsRefused,
+    /// The broker closed several connections in a row soon after the subscription: another client with the same client
+    /// id, or something that this client may not do there.
+    Contested,
 }
 
 /// A handler's work.

@@ -1,6 +1,7 @@
 //! Connect, subscribe, manage, renew; and the fence between what waited on the broker and what is live.
 
 mod manage;
+mod pause;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,18 +11,17 @@ use tracing::{debug, error, info, warn};
 
 use crate::journal::Write;
 
+use self::pause::{Ending, Endings};
 use super::Engine;
 use super::event::{Announcement, Effect, Lost, Timer};
 use super::request::{Stage, restarts};
-use super::time::millis;
 
 /// The connection and what the platform knows of it.
 #[derive(Debug, Default)]
 pub(super) struct Session {
     state: State,
     epoch: u64,
-    /// Connections in a row that did not last.
-    failures: u32,
+    endings: Endings,
     connected_at: Duration,
     heard_at: Duration,
     /// Requests that arrive before the fence may have waited on the broker; what arrives after it is live.
@@ -157,7 +157,9 @@ impl Engine {
             // A broker without a session has nothing that waited.
             self.lift_fence();
         }
-        self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
+        // What waited in a session comes before SUBACK.
+        let within = if session_present { SUBACK_BEHIND_WITHIN } else { ESTABLISH_WITHIN };
+        self.timers.set(Timer::Establish, self.now.monotonic + within);
         self.effect(Effect::Subscribe);
     }
 
@@ -167,9 +169,8 @@ impl Engine {
         }
         self.timers.clear(&Timer::Establish);
         if !granted {
-            error!("the broker refused the subscription to iotdm-1/#: check this client's permissions there");
             self.effect(Effect::Disconnect);
-            return self.disconnected(Lost::Other);
+            return self.disconnected(Lost::Subscription);
         }
         self.session.state = State::Up;
         self.session.answers_before = self.outbox.next_place();
@@ -182,7 +183,8 @@ impl Engine {
     }
 
     pub(super) fn establish_overran(&mut self) {
-        warn!("the broker did not answer within {ESTABLISH_WITHIN:?}");
+        let missing = if self.session.state == State::Connecting { "CONNECT" } else { "SUBSCRIBE" };
+        warn!("the broker did not answer {missing} in time");
         self.effect(Effect::Disconnect);
         self.disconnected(Lost::Other);
     }
@@ -191,9 +193,9 @@ impl Engine {
         if self.session.state == State::Down {
             return;
         }
-        let lasted = self.now.monotonic.saturating_sub(self.session.connected_at);
-        let stable = self.session.state == State::Up && lasted >= STABLE_AFTER;
-        self.session.failures = if stable { 0 } else { self.session.failures.saturating_add(1) };
+        let lasted =
+            self.session.is_up().then(|| self.now.monotonic.saturating_sub(self.session.connected_at));
+        let next = self.session.endings.after(Ending { lost, lasted }, &mut self.rng);
         self.session.state = State::Down;
         self.session.fence_lifted = false;
         self.session.manage = Manage::Due;
@@ -203,35 +205,24 @@ impl Engine {
             self.drop_from_outbox(place);
         }
         self.timers.clear_session();
-        let pause = match lost {
-            Lost::Credentials => REFUSED_PAUSE + self.jitter(REFUSED_PAUSE),
-            Lost::Other => self.backoff(),
-        };
-        self.timers.set(Timer::Connect, self.now.monotonic + pause);
+        self.timers.set(Timer::Connect, self.now.monotonic + next.pause);
         if lost == Lost::Credentials {
             if std::mem::replace(&mut self.session.credentials_refused, true) {
-                info!("the credentials are still refused; asking again in {}", spoken(pause));
+                info!("the credentials are still refused; asking again in {}", spoken(next.pause));
             } else {
                 error!(
                     "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
-                    spoken(pause)
+                    spoken(next.pause)
                 );
             }
             self.effect(Effect::Announce(Announcement::CredentialsRefused));
         } else {
-            info!("trying again in {}", spoken(pause));
+            info!("trying again in {}", spoken(next.pause));
+        }
+        if next.contested {
+            self.effect(Effect::Announce(Announcement::Contested));
         }
         self.effect(Effect::Announce(Announcement::Disconnected));
-    }
-
-    /// Full jitter: a fleet that lost its broker does not come back in step.
-    fn backoff(&mut self) -> Duration {
-        let doublings = self.session.failures.saturating_sub(1).min(16);
-        self.jitter(BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_CAP))
-    }
-
-    fn jitter(&mut self, up_to: Duration) -> Duration {
-        Duration::from_millis(self.rng.u64(0..=millis(up_to)))
     }
 
     /// Whether manage must wait: the platform takes the next one as "reboot done" (`docs/protocol.md` §6.2).
@@ -296,17 +287,9 @@ fn spoken(pause: Duration) -> String {
 /// How long connecting, and then subscribing, may take.
 const ESTABLISH_WITHIN: Duration = Duration::from_secs(30);
 
-/// A connection that lasted this long did not fail: the next attempt comes soon.
-const STABLE_AFTER: Duration = Duration::from_secs(30);
-
-/// The longest pause before the second attempt; it doubles with each failure.
-const BACKOFF_BASE: Duration = Duration::from_secs(1);
-
-/// The longest pause between attempts.
-const BACKOFF_CAP: Duration = Duration::from_secs(2 * 60);
-
-/// The shortest pause after refused credentials: only a person can mend that.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How long subscribing may take behind what waited in the session: two of the largest messages at 1 kB/s. That the
+/// connection is dead is told by its keep-alive.
+const SUBACK_BEHIND_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// How long a connection lasts before the fence may be lifted without an answer to manage.
 const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);

@@ -3,6 +3,7 @@
 mod answers;
 mod attributes;
 mod bounds;
+mod contested;
 mod disruptive;
 mod durable;
 mod expiry;

@@ -140,7 +140,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// 2026-01-01T00:00:00Z: a wall clock before it has not been set yet.
-const EARLIEST_WALL_MS: u64 = 1_767_225_600_000;
+pub(crate) const EARLIEST_WALL_MS: u64 = 1_767_225_600_000;
 
 #[cfg(test)]
 mod tests {

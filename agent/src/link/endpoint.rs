@@ -82,36 +82,29 @@ impl Endpoint {
         Some(rumqttc::Proxy { ty: ProxyType::Http, auth, addr: proxy.host.clone(), port: proxy.port })
     }
 
-    /// Why a connection failed, in words that say what to do where that is known. `reason` is rumqttc's error, of either
-    /// protocol version.
-    pub(super) fn explain(&self, reason: &(dyn Error + 'static)) -> String {
-        let advice = rustls_error(reason).and_then(|error| self.explain_tls(error));
-        if let Some(advice) = advice {
-            return advice;
-        }
-        let mut text = reason.to_string();
-        // Some of rumqttc's texts leave out what they were made of.
-        if let Some(source) =
-            reason.source().map(ToString::to_string).filter(|source| !text.contains(&**source))
-        {
-            text = format!("{} {source}", text.trim_end());
-        }
-        if self.broker.proxy.is_some() && text.starts_with("Proxy") && text.contains("407") {
-            text.push_str("; the proxy wants a user and a password: name them with proxy_credentials_file");
-        }
-        text
+    /// Whether nothing but TCP, or TLS over it, lies between.
+    pub(super) fn is_direct(&self) -> bool {
+        self.broker.transport == config::Transport::Tcp && self.broker.proxy.is_none()
     }
 
-    fn explain_tls(&self, error: &rustls::Error) -> Option<String> {
+    /// Why a connection failed, where these settings say what to do about it. `reason` is rumqttc's error, of either
+    /// protocol version.
+    pub(super) fn advice(&self, reason: &(dyn Error + 'static)) -> Option<String> {
+        if let Some(advice) = rustls_error(reason).and_then(|error| self.advice_on_tls(error)) {
+            return Some(advice);
+        }
+        let text = told(reason);
+        (self.broker.proxy.is_some() && text.starts_with("Proxy") && text.contains("407")).then(|| {
+            format!("{text}; the proxy wants a user and a password: name them with proxy_credentials_file")
+        })
+    }
+
+    fn advice_on_tls(&self, error: &rustls::Error) -> Option<String> {
         let tls = self.tls.as_ref()?.settings();
         match error {
             rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
                 other.0.downcast_ref::<WrongPin>().map(ToString::to_string)
             }
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
-                "TLS: {error}: no authority that this device trusts vouches for the broker; name the right one with \
-                 ca_file"
-            )),
             rustls::Error::AlertReceived(
                 AlertDescription::HandshakeFailure
                 | AlertDescription::InsufficientSecurity
@@ -126,6 +119,15 @@ impl Endpoint {
             }
             _ => None,
         }
+    }
+}
+
+/// An error and what it was made of: some of rumqttc's texts leave that out.
+pub(super) fn told(reason: &(dyn Error + 'static)) -> String {
+    let text = reason.to_string();
+    match reason.source().map(ToString::to_string).filter(|source| !text.contains(&**source)) {
+        Some(source) => format!("{} {source}", text.trim_end()),
+        None => text,
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use iotdm_core::MAX_PAYLOAD_BYTES;
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
+use rumqttc::mqttbytes::v4::{Packet, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Publish, QoS, StateError,
     SubscribeFilter,
@@ -18,7 +18,8 @@ use tracing::error;
 use crate::config::Config;
 use crate::engine::{Lost, PublishId};
 
-use super::endpoint::{Endpoint, network_options};
+use super::endpoint::{Endpoint, network_options, told};
+use super::trouble::{self, Peer};
 use super::{Connection, Link, LinkEvent, TlsError};
 
 /// The real link: MQTT 3.1.1 over TCP or WebSocket, with or without TLS.
@@ -28,6 +29,7 @@ use super::{Connection, Link, LinkEvent, TlsError};
 pub struct MqttLink {
     options: MqttOptions,
     endpoint: Arc<Mutex<Endpoint>>,
+    peer: Peer,
     /// A message above the usual limit came: it is taken once and acknowledged, or it would come back for ever.
     oversize: Arc<AtomicBool>,
 }
@@ -51,7 +53,8 @@ impl MqttLink {
         if let Some(proxy) = endpoint.proxy() {
             options.set_proxy(proxy);
         }
-        Ok(Self { options, endpoint: Arc::new(Mutex::new(endpoint)), oversize: Arc::default() })
+        let endpoint = Arc::new(Mutex::new(endpoint));
+        Ok(Self { options, endpoint, peer: Peer::of(broker), oversize: Arc::default() })
     }
 }
 
@@ -64,24 +67,30 @@ impl std::fmt::Debug for MqttLink {
 
 impl Link for MqttLink {
     fn open(&mut self) -> Box<dyn Connection> {
-        if self.oversize.load(Ordering::Relaxed) {
-            self.options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
+        let mut options = self.options.clone();
+        // For this connection alone: a broker that only says that much is to come must not make room for it for ever.
+        if self.oversize.swap(false, Ordering::Relaxed) {
+            options.set_max_packet_size(OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES);
         }
-        self.options.set_transport(lock(&self.endpoint).transport());
-        let (client, mut event_loop) = AsyncClient::new(self.options.clone(), REQUEST_CAPACITY);
+        options.set_transport(lock(&self.endpoint).transport());
+        let (client, mut event_loop) = AsyncClient::new(options, REQUEST_CAPACITY);
         event_loop.set_network_options(network_options());
 
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-        let submitted = Arc::default();
+        let (submitted, filters) = (Arc::default(), Arc::default());
         let task = Poller {
             event_loop,
             endpoint: Arc::clone(&self.endpoint),
             events,
+            peer: self.peer.clone(),
+            connected: false,
             submitted: Arc::clone(&submitted),
+            filters: Arc::clone(&filters),
+            subscription: None,
             oversize: Arc::clone(&self.oversize),
         };
         let task = tokio::spawn(task.run());
-        Box::new(MqttConnection { client, receiver, submitted, task, broken: None })
+        Box::new(MqttConnection { client, receiver, submitted, filters, task, broken: None })
     }
 }
 
@@ -91,6 +100,8 @@ struct MqttConnection {
     receiver: mpsc::Receiver<LinkEvent>,
     /// Publishes handed over and not yet given a packet identifier, in order.
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    /// What was asked for in SUBSCRIBE.
+    filters: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
     /// Why nothing more can be handed over.
     broken: Option<&'static str>,
@@ -110,7 +121,10 @@ impl MqttConnection {
 impl Connection for MqttConnection {
     async fn next(&mut self) -> LinkEvent {
         if let Some(reason) = self.broken {
-            return LinkEvent::Lost(Lost::Other, reason.into());
+            // When the poller has ended, it has left why; what came before that is of no use any more.
+            let mut left = std::iter::from_fn(|| self.receiver.try_recv().ok());
+            let last = left.find(|event| matches!(event, LinkEvent::Lost(..)));
+            return last.unwrap_or_else(|| LinkEvent::Lost(Lost::Other, reason.into()));
         }
         let ended = || LinkEvent::Lost(Lost::Other, "the connection ended".into());
         self.receiver.recv().await.unwrap_or_else(ended)
@@ -124,6 +138,7 @@ impl Connection for MqttConnection {
     }
 
     fn subscribe(&mut self, filters: &[String]) {
+        *self.filters.lock().expect("no holder of the lock panics") = filters.to_vec();
         let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
         self.hand_over(|client| client.try_subscribe_many(filters));
     }
@@ -162,7 +177,13 @@ struct Poller {
     event_loop: EventLoop,
     endpoint: Arc<Mutex<Endpoint>>,
     events: mpsc::Sender<LinkEvent>,
+    peer: Peer,
+    /// Whether CONNACK came.
+    connected: bool,
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
+    filters: Arc<Mutex<Vec<String>>>,
+    /// The packet identifier of the SUBSCRIBE that is not answered.
+    subscription: Option<u16>,
     oversize: Arc<AtomicBool>,
 }
 
@@ -171,17 +192,21 @@ impl Poller {
         let mut on_their_way: BTreeMap<u16, PublishId> = BTreeMap::new();
         loop {
             let event = match self.event_loop.poll().await {
-                Ok(Event::Incoming(packet)) => incoming(packet, &mut on_their_way),
+                Ok(Event::Incoming(packet)) => self.incoming(packet, &mut on_their_way),
                 Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
                     let next = self.submitted.lock().expect("no holder of the lock panics").pop_front();
                     on_their_way.extend(next.map(|id| (packet, id)));
+                    None
+                }
+                Ok(Event::Outgoing(Outgoing::Subscribe(packet))) => {
+                    self.subscription = Some(packet);
                     None
                 }
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => {
                     Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))
                 }
                 Ok(Event::Outgoing(_)) => None,
-                Err(reason) => Some(self.lost(&reason)),
+                Err(reason) => Some(self.lost(&reason).await),
             };
             let Some(event) = event else { continue };
             let last = matches!(event, LinkEvent::Lost(..));
@@ -191,48 +216,67 @@ impl Poller {
         }
     }
 
-    fn lost(&self, reason: &ConnectionError) -> LinkEvent {
-        let lost = match reason {
-            ConnectionError::ConnectionRefused(
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-            ) => Lost::Credentials,
-            ConnectionError::MqttState(StateError::Deserialization(
-                PacketError::PayloadSizeLimitExceeded(bytes),
-            )) => {
-                error!(
-                    bytes,
-                    "the broker sent more than a message may hold; it will be acknowledged and dropped"
-                );
-                self.oversize.store(true, Ordering::Relaxed);
-                Lost::Other
+    fn incoming(&mut self, packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
+        match packet {
+            Packet::ConnAck(ack) => {
+                self.connected = true;
+                Some(LinkEvent::Connected { session_present: ack.session_present })
             }
-            _ => Lost::Other,
+            Packet::SubAck(ack) => Some(self.subscribed(&ack)),
+            Packet::Publish(publish) => Some(LinkEvent::Message {
+                packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
+                topic: publish.topic,
+                payload: publish.payload,
+                retained: publish.retain,
+                waited: None,
+            }),
+            Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
+            _ => None,
+        }
+    }
+
+    fn subscribed(&mut self, ack: &SubAck) -> LinkEvent {
+        if self.subscription.take() != Some(ack.pkid) {
+            return LinkEvent::Lost(Lost::Other, "the broker sent a SUBACK that nobody asked for".into());
+        }
+        let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+        let filters = self.filters.lock().expect("no holder of the lock panics");
+        if let Some(refused) = trouble::refused_filters(&filters, ack.return_codes.iter().map(granted)) {
+            error!("the broker refused the subscription to {refused}");
+        }
+        LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) }
+    }
+
+    async fn lost(&mut self, reason: &ConnectionError) -> LinkEvent {
+        if self.connected
+            && let ConnectionError::MqttState(StateError::Deserialization(
+                PacketError::PayloadSizeLimitExceeded(bytes),
+            )) = reason
+        {
+            let next = if *bytes <= OVERSIZE_LIMIT_BYTES {
+                "it will be acknowledged and dropped"
+            } else {
+                "remove it from this device's queue on the broker"
+            };
+            error!(bytes, "the broker sent more than a message may hold; {next}");
+            self.oversize.store(true, Ordering::Relaxed);
+        }
+        let kind = trouble::kind(reason, self.connected);
+        let (advice, direct) = {
+            let endpoint = lock(&self.endpoint);
+            (endpoint.advice(reason), endpoint.is_direct())
         };
-        LinkEvent::Lost(lost, lock(&self.endpoint).explain(reason))
+        let text = match advice {
+            Some(advice) => advice,
+            None if direct || self.connected => self.peer.explain(reason, self.connected).await,
+            None => told(reason),
+        };
+        LinkEvent::Lost(kind, text)
     }
 }
 
 pub(super) fn lock(endpoint: &Mutex<Endpoint>) -> MutexGuard<'_, Endpoint> {
     endpoint.lock().expect("no holder of the lock panics")
-}
-
-fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Option<LinkEvent> {
-    match packet {
-        Packet::ConnAck(ack) => Some(LinkEvent::Connected { session_present: ack.session_present }),
-        Packet::SubAck(ack) => {
-            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) })
-        }
-        Packet::Publish(publish) => Some(LinkEvent::Message {
-            packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
-            topic: publish.topic,
-            payload: publish.payload,
-            retained: publish.retain,
-            waited: None,
-        }),
-        Packet::PubAck(ack) => on_their_way.remove(&ack.pkid).map(LinkEvent::Published),
-        _ => None,
-    }
 }
 
 /// The only user name there is (`docs/protocol.md` §1.4).
@@ -241,8 +285,9 @@ pub(super) const USER_NAME: &str = "use-token-auth";
 /// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.
 pub(super) const PACKET_LIMIT_BYTES: usize = 200_000;
 
-/// Largest packet once an oversize one came, in bytes: the largest that MQTT has.
-pub(super) const OVERSIZE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
+/// Largest packet that is taken in order to be dropped, in bytes. A larger one would be a danger to a small device's
+/// memory: it stays on the broker, and each connection ends at it.
+pub(super) const OVERSIZE_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many publishes rumqttc may have on their way. The engine's window is smaller, so that it never refuses one.
 pub(super) const INFLIGHT_LIMIT: u16 = 100;
@@ -266,7 +311,15 @@ mod tests {
         let (client, _) = AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let task = tokio::spawn(std::future::pending());
-        (MqttConnection { client, receiver, submitted: Arc::default(), task, broken: None }, events)
+        let connection = MqttConnection {
+            client,
+            receiver,
+            submitted: Arc::default(),
+            filters: Arc::default(),
+            task,
+            broken: None,
+        };
+        (connection, events)
     }
 
     /// The driver drops `next` whenever something else happens first.
@@ -293,6 +346,18 @@ mod tests {
         assert!(next.is_woken());
         let event = assert_ready!(next.poll());
         assert!(matches!(event, LinkEvent::Lost(Lost::Other, _)), "{event:?}");
+    }
+
+    /// The driver may hand something over after the poller has met the end and before it was told of it.
+    #[tokio::test]
+    async fn the_reason_that_the_poller_left_is_told_and_not_that_it_takes_nothing_more() {
+        let (mut connection, events) = connection();
+        events.send(LinkEvent::Connected { session_present: true }).await.unwrap();
+        events.send(LinkEvent::Lost(Lost::Closed, "closed".into())).await.unwrap();
+        connection.broken = Some("the connection takes nothing more");
+        assert!(connection.try_next().is_none());
+        let event = connection.next().await;
+        assert!(matches!(&event, LinkEvent::Lost(Lost::Closed, reason) if reason == "closed"), "{event:?}");
     }
 
     /// What is handed over behind a gap would take the acknowledgement of what is missing.

@@ -28,6 +28,7 @@ use super::mqtt::{
     EVENT_CAPACITY, INFLIGHT_LIMIT, OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES, REQUEST_CAPACITY, USER_NAME,
     lock,
 };
+use super::trouble::Peer;
 use super::{Connection, Link, LinkEvent, TlsError};
 
 /// The link over MQTT 5. As with [`MqttLink`](super::MqttLink) each connection has a client and an event loop of its own.
@@ -37,6 +38,7 @@ use super::{Connection, Link, LinkEvent, TlsError};
 pub struct Mqtt5Link {
     options: MqttOptions,
     endpoint: Arc<Mutex<Endpoint>>,
+    peer: Peer,
     keep_alive: Duration,
     request_expiry: Option<Duration>,
     /// A message above the usual limit came, although the broker was told of it; see [`MqttLink`](super::MqttLink).
@@ -76,7 +78,15 @@ impl Mqtt5Link {
         }
         let endpoint = Arc::new(Mutex::new(endpoint));
         let (oversize, told_of_expiry) = Default::default();
-        Ok(Self { options, endpoint, keep_alive, request_expiry, oversize, told_of_expiry })
+        Ok(Self {
+            options,
+            endpoint,
+            peer: Peer::of(broker),
+            keep_alive,
+            request_expiry,
+            oversize,
+            told_of_expiry,
+        })
     }
 }
 
@@ -89,17 +99,20 @@ impl std::fmt::Debug for Mqtt5Link {
 
 impl Link for Mqtt5Link {
     fn open(&mut self) -> Box<dyn Connection> {
-        if self.oversize.load(Ordering::Relaxed) {
-            self.options.set_max_packet_size(Some(bytes_of_packet(OVERSIZE_LIMIT_BYTES)));
+        let mut options = self.options.clone();
+        // For this connection alone, as with 3.1.1.
+        if self.oversize.swap(false, Ordering::Relaxed) {
+            options.set_max_packet_size(Some(bytes_of_packet(OVERSIZE_LIMIT_BYTES)));
         }
-        self.options.set_transport(lock(&self.endpoint).transport());
-        let (client, event_loop) = AsyncClient::new(self.options.clone(), REQUEST_CAPACITY);
+        options.set_transport(lock(&self.endpoint).transport());
+        let (client, event_loop) = AsyncClient::new(options, REQUEST_CAPACITY);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let submitted = Arc::default();
         let largest = Arc::new(AtomicU32::new(u32::MAX));
         let task = Poller {
             event_loop,
             endpoint: Arc::clone(&self.endpoint),
+            peer: self.peer.clone(),
             events,
             keep_alive: self.keep_alive,
             request_expiry: self.request_expiry,
@@ -211,6 +224,7 @@ impl std::fmt::Debug for Mqtt5Connection {
 struct Poller {
     event_loop: EventLoop,
     endpoint: Arc<Mutex<Endpoint>>,
+    peer: Peer,
     events: mpsc::Sender<LinkEvent>,
     keep_alive: Duration,
     request_expiry: Option<Duration>,
@@ -238,7 +252,7 @@ impl Poller {
                     Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))
                 }
                 Ok(Event::Outgoing(_)) => None,
-                Err(reason) => Some(self.lost(&reason)),
+                Err(reason) => Some(self.lost(&reason).await),
             };
             let Some(event) = event else { continue };
             let last = matches!(event, LinkEvent::Lost(..));
@@ -313,16 +327,25 @@ impl Poller {
         Some(if is_taken { LinkEvent::Published(id) } else { LinkEvent::Refused(id, reason::refusal(ack)) })
     }
 
-    fn lost(&self, reason: &ConnectionError) -> LinkEvent {
+    async fn lost(&mut self, reason: &ConnectionError) -> LinkEvent {
         if let Some(bytes) = reason::oversize(reason) {
             error!(bytes, "the broker sent more than it was told to; it will be acknowledged and dropped");
             self.oversize.store(true, Ordering::Relaxed);
         }
-        let (lost, text) = match reason {
-            ConnectionError::MqttState(_)
-            | ConnectionError::ConnectionRefused(_)
-            | ConnectionError::Timeout(_) => reason::explain(reason, self.connected),
-            _ => (Lost::Other, lock(&self.endpoint).explain(reason)),
+        let (advice, direct) = {
+            let endpoint = lock(&self.endpoint);
+            (endpoint.advice(reason), endpoint.is_direct())
+        };
+        if let Some(advice) = advice {
+            return LinkEvent::Lost(Lost::Other, advice);
+        }
+        let (lost, text) = reason::explain(reason, self.connected);
+        let text = match reason {
+            _ if self.connected || !direct => text,
+            ConnectionError::Timeout(_) => self.peer.silent().await,
+            ConnectionError::Io(error) => self.peer.unreachable(error),
+            ConnectionError::Tls(error) => self.peer.without_tls(error).await,
+            _ => text,
         };
         LinkEvent::Lost(lost, text)
     }

@@ -1,6 +1,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
@@ -77,6 +78,8 @@ pub(crate) fn run(config: &Path, settings: &Settings) -> Result<(), RunError> {
         }
         agent.run_until(stop.cancelled_owned()).await
     });
+    // A host name that is being looked up is a call into the C library: nothing can end it, and nobody waits for it.
+    runtime.shutdown_timeout(LOOK_UP_GRACE);
     result.map_err(|error| RunError::of(error, &settings.journal))
 }
 
@@ -169,6 +172,9 @@ fn owner(pid: Option<u32>) -> String {
 
 /// What the platform's log gets at each start: an agent that starts again and again shows there.
 const STARTED: &str = concat!("iotdm-agent ", env!("CARGO_PKG_VERSION"), " has started");
+
+/// How long a name server may keep the program from ending: the handlers have ended by then.
+const LOOK_UP_GRACE: Duration = Duration::from_secs(1);
 
 /// Threads for blocking work: a firmware action, a host name that is looked up, and some to spare. Each has a stack.
 const MAX_BLOCKING_THREADS: usize = 8;

@@ -7,6 +7,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::engine::Lost;
+use crate::link::endpoint::told;
 
 /// Why there is no connection: for the engine, and in a sentence that says what to do where somebody can do something.
 pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, String) {
@@ -19,7 +20,7 @@ pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, Strin
         ConnectionError::MqttState(StateError::ConnectionAborted) if connected => {
             let text = "the broker closed the connection without a reason that can be read: it was ended, or another \
                         client connected with this device's id";
-            (Lost::Other, text.into())
+            (Lost::Closed, text.into())
         }
         // A broker of 3.1.1 answers with a CONNACK that is none of MQTT 5.
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
@@ -34,7 +35,7 @@ pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, Strin
             (Lost::Other, "the broker did not answer a PINGREQ within the keep-alive time".into())
         }
         ConnectionError::Timeout(_) => (Lost::Other, "the broker did not answer in time".into()),
-        other => (Lost::Other, other.to_string()),
+        other => (Lost::Other, told(other)),
     }
 }
 
@@ -117,8 +118,9 @@ fn disconnected(code: DisconnectReasonCode) -> (Lost, &'static str) {
             "the broker ended the connection: it heard nothing for longer than the keep-alive time (0x8D)"
         }
         Code::SessionTakenOver => {
-            "another client connected with this device's id, and the broker gave it the session (0x8E): two devices, \
-             or two agents, have one identity"
+            let text = "another client connected with this device's id, and the broker gave it the session (0x8E): two \
+                        devices, or two agents, have one identity";
+            return (Lost::Closed, text);
         }
         Code::TopicNameInvalid => "the broker ended the connection: it accepts no such topic (0x90)",
         Code::ReceiveMaximumExceeded => "the broker ended the connection: too much was on its way (0x93)",

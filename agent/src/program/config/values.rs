@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -260,6 +260,12 @@ fn host(text: &str) -> Result<String, String> {
     }
     if text.parse::<IpAddr>().is_ok() {
         return Ok(text.into());
+    }
+    // As it stands in a URL, where a port may follow.
+    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'))
+        && address.parse::<Ipv6Addr>().is_ok()
+    {
+        return Ok(address.into());
     }
     if let Some((name, port)) = text.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())

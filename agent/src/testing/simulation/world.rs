@@ -373,7 +373,9 @@ impl World {
             self.broker.cut();
             if let Some(agent) = &mut self.agent {
                 agent.inputs.retain(is_of_a_task);
-                agent.inputs.push_back(Input::Disconnected(Lost::Other));
+                // A network that breaks, and a broker that closes: they differ in what follows from a series of them.
+                let lost = if self.broker.connections.is_multiple_of(2) { Lost::Closed } else { Lost::Other };
+                agent.inputs.push_back(Input::Disconnected(lost));
             }
             while self.take_input() {}
         }

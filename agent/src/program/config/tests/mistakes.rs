@@ -340,6 +340,7 @@ fn names_and_hosts() {
             "\"mqtts://b:8883\" is a URL; write the host name alone, and the port as broker.port",
         ),
         ("b.example:1883", "\"b.example:1883\" holds a port; write host = \"b.example\" and port = 1883"),
+        ("[::1]:1883", "\"[::1]:1883\" holds a port; write host = \"[::1]\" and port = 1883"),
         ("", "is empty; write the broker's host name, or leave the key out to derive it from device.org"),
         ("a b", "\"a b\" is no host name; letters, digits, - and . are allowed, 253 at most"),
     ] {

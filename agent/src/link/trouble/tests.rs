@@ -1,0 +1,66 @@
+use rustls::pki_types::{ServerName, UnixTime};
+
+use super::*;
+
+fn at(secs: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(secs))
+}
+
+/// A battery was empty, and no time server has answered yet.
+#[test]
+fn a_clock_that_is_not_set_is_named_and_not_the_broker() {
+    let reason = CertificateError::NotValidYetContext { time: at(12), not_before: at(1_767_225_600) };
+    let said = certificate(&reason);
+    assert_eq!(
+        said,
+        "this device's clock is not set (it says 1970-01-01T00:00:12Z), and the broker's certificate is valid from \
+         2026-01-01T00:00:00Z on: waiting until it is set"
+    );
+}
+
+#[test]
+fn a_certificate_out_of_its_time_is_told_with_both_times() {
+    let early =
+        CertificateError::NotValidYetContext { time: at(1_800_000_000), not_before: at(1_900_000_000) };
+    assert_eq!(
+        certificate(&early),
+        "the broker's certificate is valid from 2030-03-17T17:46:40Z on, and this device's clock says \
+         2027-01-15T08:00:00Z: which is wrong?"
+    );
+    let late = CertificateError::ExpiredContext { time: at(1_800_000_000), not_after: at(1_700_000_000) };
+    assert_eq!(
+        certificate(&late),
+        "the broker's certificate expired on 2023-11-14T22:13:20Z; this device's clock says 2027-01-15T08:00:00Z"
+    );
+    // A clock may say anything.
+    assert_eq!(moment(u64::MAX), "9999-12-31T23:59:59Z");
+}
+
+#[test]
+fn a_certificate_for_another_name_may_be_a_captive_portals() {
+    let expected = ServerName::try_from("broker.example").unwrap();
+    let presented = vec!["*.portal.example".into()];
+    let said = certificate(&CertificateError::NotValidForNameContext { expected, presented });
+    assert_eq!(
+        said,
+        "who answers is not broker.example: its certificate is for *.portal.example; a captive portal, or another host?"
+    );
+}
+
+#[test]
+fn only_the_filters_that_were_refused_are_named() {
+    let filters = ["iotdm-1/#".to_owned(), "iot-2/cmd/+/fmt/+".to_owned()];
+    assert_eq!(refused_filters(&filters, [true, false].into_iter()).as_deref(), Some("iot-2/cmd/+/fmt/+"));
+    assert_eq!(refused_filters(&filters, [true, true].into_iter()), None);
+}
+
+/// A close is how MQTT 3.1.1 tells of a takeover, and a reset what it becomes when something was on its way.
+#[test]
+fn a_connection_that_the_other_side_ended_is_told_from_one_that_died() {
+    let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+    let closed = ConnectionError::MqttState(StateError::ConnectionAborted);
+    assert_eq!((kind(&closed, true), kind(&closed, false)), (Lost::Closed, Lost::Other));
+    let reset = ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(reset())));
+    assert_eq!((kind(&reset, true), kind(&reset, false)), (Lost::Closed, Lost::Other));
+    assert_eq!(kind(&ConnectionError::MqttState(StateError::AwaitPingResp), true), Lost::Other);
+}
