@@ -98,6 +98,11 @@ impl Identity {
         })
     }
 
+    /// Whether this is the organization that anybody may use without registering: events at QoS 0 and nothing else.
+    pub fn is_quickstart(&self) -> bool {
+        self.org.as_str() == "quickstart"
+    }
+
     /// The MQTT client id, `d:org:type:id`. It may exceed 23 characters, which MQTT 3.1.1 permits a server to accept.
     pub fn client_id(&self) -> String {
         let kind = match self.kind {
