@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::driver::{Driver, Handle, RunError};
+use crate::driver::{Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
+use crate::events::Events;
 use crate::link::{Link, MqttLink, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
@@ -121,6 +122,11 @@ impl Device {
     /// Queues a report; on return it is durable.
     pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
+    }
+
+    /// What the product tells: events, at QoS 0 or 1 (`docs/connect/events.md`).
+    pub fn events(&self) -> Events {
+        Events::new(self.handle.clone())
     }
 
     /// Leaves management: the platform sends no new requests then (`docs/protocol.md` §4.2). It lasts until
@@ -259,7 +265,7 @@ impl Builder {
             let policy = self.table.policy_mut(&route).ok_or(BuildError::NoSuchAction(route))?;
             (change.0)(policy);
         }
-        check(&self.config)?;
+        check(&self.config, &self.table)?;
         let configured =
             attributes::configured(&self.config, &self.table, self.location.as_ref(), &self.attributes)?;
         let system = match self.system {
@@ -277,7 +283,7 @@ impl Builder {
             ..settings(&self.config, &self.table, &*system, self.seed)
         };
         let (state, state_receiver) = watch::channel(State::Disconnected);
-        let (handle, commands) = Handle::new(state_receiver.clone());
+        let (handle, commands) = Handle::new(state_receiver.clone(), EventDesk::new(&self.config.identity));
         let device = Device { handle: handle.clone(), state: state_receiver };
         let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
         let driver = Driver {
@@ -350,7 +356,7 @@ pub enum BuildError {
     },
 }
 
-fn check(config: &Config) -> Result<(), BuildError> {
+fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
     let lifetime = config.lifetime;
     if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
         return Err(BuildError::Range("the lifetime is zero (never dormant) or at least an hour"));
@@ -367,8 +373,10 @@ fn check(config: &Config) -> Result<(), BuildError> {
     if limits.shutdown_grace > MAX_SHUTDOWN_GRACE {
         return Err(BuildError::Range("the grace period for running work is a day at the most"));
     }
-    if config.identity.org.as_str() == "quickstart" {
-        return Err(BuildError::Range("the quickstart organization offers no device management"));
+    if config.identity.is_quickstart() && table.policies().next().is_some() {
+        return Err(BuildError::Range(
+            "the quickstart organization offers no device management: register no handlers",
+        ));
     }
     if config.identity.kind == ClientKind::Gateway {
         return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
@@ -388,6 +396,7 @@ fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u6
         attributes: AttributeRules::default(),
         limits: config.limits,
         unnoticed: config.broker.keep_alive * 2,
+        events_only: config.identity.is_quickstart(),
         boot: system.boot_id(),
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
     }

@@ -43,6 +43,7 @@ mod agent;
 pub mod config;
 mod driver;
 pub mod engine;
+mod events;
 pub mod journal;
 pub mod link;
 pub mod store;
@@ -66,7 +67,8 @@ mod program;
 pub use program::fuzzing;
 
 pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
-pub use config::{Broker, Config, Limits, Secret, Tls};
+pub use config::{Broker, Config, DropPolicy, EventLimits, Limits, Secret, Tls};
 pub use driver::RunError;
-pub use engine::{Misfit, Threshold};
+pub use engine::{EventCounters, Misfit, Threshold};
+pub use events::Events;
 pub use subscription::Subscription;

@@ -44,6 +44,9 @@ pub trait Connection: fmt::Debug + Send {
     /// Publishes at QoS 1, not retained.
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes);
 
+    /// Publishes at QoS 0, not retained. [`LinkEvent::Published`] says that it was written to the connection.
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes);
+
     /// Sends DISCONNECT; [`LinkEvent::Lost`] follows.
     fn disconnect(&mut self);
 }
@@ -72,7 +75,7 @@ pub enum LinkEvent {
         /// Whether the broker had it stored.
         retained: bool,
     },
-    /// PUBACK of a publish.
+    /// PUBACK of a publish at QoS 1; one at QoS 0 was written to the connection.
     Published(PublishId),
     /// The connection is gone, or never was. The last event.
     Lost(Lost, String),

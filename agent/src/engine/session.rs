@@ -149,6 +149,10 @@ impl Engine {
             // A broker without a session has nothing that waited.
             self.lift_fence();
         }
+        if self.settings.events_only {
+            // There is nothing to subscribe to.
+            return self.subscribed(true);
+        }
         self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
         self.effect(Effect::Subscribe);
     }
@@ -165,6 +169,7 @@ impl Engine {
         }
         self.session.state = State::Up;
         self.session.answers_before = self.outbox.next_place();
+        self.events_connected();
         if !self.session.fence_lifted {
             self.timers.set(Timer::Fence, self.session.connected_at + FENCE_WITHIN);
         }
@@ -191,6 +196,7 @@ impl Engine {
         self.session.manage = Manage::Due;
         self.deferred.clear();
         self.outbox.disconnected();
+        self.events_disconnected();
         for place in self.outbox.superseded() {
             self.drop_from_outbox(place);
         }

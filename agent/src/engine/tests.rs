@@ -5,6 +5,7 @@ mod attributes;
 mod bounds;
 mod disruptive;
 mod durable;
+mod events;
 mod kept;
 mod lanes;
 mod late;

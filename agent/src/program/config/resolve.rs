@@ -204,6 +204,7 @@ impl<'a> Resolver<'a> {
     fn limits(&mut self, journal: &file::Journal, limits: &file::Limits) -> Limits {
         let default = Limits::default();
         let chosen = Limits {
+            events: iotdm_agent::EventLimits::DEFAULT,
             running: limits.running.as_ref().map_or(default.running, |number| number.get_usize()),
             pending: limits.pending.as_ref().map_or(default.pending, |number| number.get_usize()),
             kept_executed: journal

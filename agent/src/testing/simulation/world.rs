@@ -150,7 +150,9 @@ impl World {
     /// The process dies where it stands.
     pub(crate) fn crash(&mut self) {
         self.tell(|| "the process dies".into());
-        self.agent = None;
+        if let Some(agent) = self.agent.take() {
+            self.laws.counted(agent.engine.events());
+        }
         self.crash_at = None;
         self.broker.cut();
         self.laws.agent_died(self.elapsed);
@@ -318,6 +320,12 @@ impl World {
                 self.story
                     .tell(self.elapsed, || format!("the agent publishes on {topic}: {}", shown(&payload)));
                 self.broker.publish(id, topic, payload);
+            }
+            Effect::PublishEvent { id, topic, payload, qos } => {
+                self.story.tell(self.elapsed, || {
+                    format!("the agent publishes at {qos:?} on {topic}: {}", shown(&payload))
+                });
+                self.broker.publish_event(id, topic, payload, qos);
             }
             Effect::Start(task) => self.start_task(task),
             Effect::Cancel(key) => {

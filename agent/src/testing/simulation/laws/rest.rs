@@ -5,7 +5,7 @@ use std::time::Duration;
 use iotdm_core::ReqId;
 
 use crate::engine::TaskMoment;
-use crate::store::MemoryDisk;
+use crate::store::{MAX_VALUE_BYTES, MemoryDisk};
 
 use super::super::Law;
 use super::super::ask::Kind;
@@ -18,8 +18,10 @@ impl Laws {
     pub(crate) fn at_rest(world: &mut World) {
         let Some(agent) = &world.agent else { return };
         let (unfinished, kept) = (agent.engine.unfinished(), agent.engine.kept());
+        let events = agent.engine.events();
         let laws = &mut world.laws;
         laws.now = world.elapsed;
+        laws.check_store(events);
         laws.check_size(kept, unfinished, &world.disk);
         laws.check_budgets();
         if world.broker.is_connected() && world.broker.pubacks {
@@ -35,7 +37,8 @@ impl Laws {
             return self.broken(Law::EverythingIsBounded, what);
         }
         let pairs = disk.pairs();
-        if pairs > kept_max + limits.outbox + OTHER_PAIRS {
+        let events = limits.events.count + 2 * limits.events.bytes / MAX_VALUE_BYTES;
+        if pairs > kept_max + limits.outbox + events + OTHER_PAIRS {
             self.broken(Law::EverythingIsBounded, format!("the journal holds {pairs} pairs"));
         }
     }
@@ -85,6 +88,7 @@ impl Laws {
         let unfinished = engine.unfinished();
         let is_managed = engine.is_managed();
         let is_quiet = engine.is_quiet() && agent.tasks.is_empty();
+        let events = engine.events();
         let laws = &mut world.laws;
         laws.judge_attributes(engine.model());
         if unfinished > 0 {
@@ -97,6 +101,7 @@ impl Laws {
         laws.judge_promises();
         laws.judge_reuse();
         laws.judge_reports();
+        laws.judge_events(events);
     }
 
     fn judge_copies(&mut self) {
