@@ -1,4 +1,5 @@
 mod attributes;
+mod events;
 
 use std::fmt;
 use std::future::Future;
@@ -17,10 +18,11 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::driver::{Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::events::Events;
 use crate::link::{Link, MqttLink, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
+
+pub use self::events::Events;
 
 /// A device-management agent, ready to run.
 ///
@@ -122,11 +124,6 @@ impl Device {
     /// Queues a report; on return it is durable.
     pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
-    }
-
-    /// What the product tells: events, at QoS 0 or 1 (`docs/connect/events.md`).
-    pub fn events(&self) -> Events {
-        Events::new(self.handle.clone())
     }
 
     /// Leaves management: the platform sends no new requests then (`docs/protocol.md` §4.2). It lasts until
@@ -373,11 +370,7 @@ fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
     if limits.shutdown_grace > MAX_SHUTDOWN_GRACE {
         return Err(BuildError::Range("the grace period for running work is a day at the most"));
     }
-    if config.identity.is_quickstart() && table.policies().next().is_some() {
-        return Err(BuildError::Range(
-            "the quickstart organization offers no device management: register no handlers",
-        ));
-    }
+    events::check(config, table)?;
     if config.identity.kind == ClientKind::Gateway {
         return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
     }

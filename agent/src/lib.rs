@@ -43,7 +43,6 @@ mod agent;
 pub mod config;
 mod driver;
 pub mod engine;
-mod events;
 pub mod journal;
 pub mod link;
 pub mod store;
@@ -66,9 +65,8 @@ mod program;
 #[cfg(all(fuzzing, feature = "binary"))]
 pub use program::fuzzing;
 
-pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
+pub use agent::{Agent, BuildError, Builder, Device, Events, ReplaceError, State};
 pub use config::{Broker, Config, DropPolicy, EventLimits, Limits, Secret, Tls};
 pub use driver::RunError;
 pub use engine::{EventCounters, Misfit, Threshold};
-pub use events::Events;
 pub use subscription::Subscription;

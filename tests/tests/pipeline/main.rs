@@ -8,6 +8,7 @@ mod counts;
 mod crashes;
 mod diagnostics;
 mod disagreements;
+mod events;
 mod firmware_download;
 mod firmware_install;
 mod histories;

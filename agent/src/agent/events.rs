@@ -1,9 +1,12 @@
 use bytes::Bytes;
-use iotdm_core::{Event, PublishError};
+use iotdm_core::{Event, PublishError, Table};
 use serde::Serialize;
 
+use crate::config::{Config, EventLimits};
 use crate::driver::Handle;
 use crate::engine::EventCounters;
+
+use super::{BuildError, Builder, Device};
 
 /// Events of a product: from [`Device::events`](crate::Device::events). It outlives the run.
 ///
@@ -33,11 +36,23 @@ pub struct Events {
     handle: Handle,
 }
 
-impl Events {
-    pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle }
+impl Device {
+    /// What the product tells: events, at QoS 0 or 1 (`docs/connect/events.md`).
+    pub fn events(&self) -> Events {
+        Events { handle: self.handle.clone() }
     }
+}
 
+impl Builder {
+    /// How many events may wait for the broker, and which gives way; [`Config::limits`] has it unless this is called.
+    #[must_use]
+    pub fn event_store(mut self, limits: EventLimits) -> Self {
+        self.config.limits.events = limits;
+        self
+    }
+}
+
+impl Events {
     /// Publishes an event in JSON at QoS 1; on return it is durable. Waits while the agent does not run.
     ///
     /// # Errors
@@ -73,3 +88,19 @@ impl Events {
         self.handle.events.counters()
     }
 }
+
+pub(super) fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
+    let EventLimits { bytes, count, .. } = config.limits.events;
+    if count == 0 || bytes < MIN_STORE_BYTES {
+        return Err(BuildError::Range("the store of events holds at least one event and 1 KiB"));
+    }
+    if config.identity.is_quickstart() && table.policies().next().is_some() {
+        return Err(BuildError::Range(
+            "the quickstart organization offers no device management: register no handlers",
+        ));
+    }
+    Ok(())
+}
+
+/// The smallest store of events, in bytes: a topic of two long levels and a number fit.
+const MIN_STORE_BYTES: usize = 1024;
