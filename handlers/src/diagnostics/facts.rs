@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, Context, Empty, Event, Failure, Finished, Handler, Interrupted, Refusal, Route, System, Table,
-    TableError, iso8601,
+    Action, Bundle, Context, Empty, Event, Failure, Finished, Handler, Interrupted, Refusal, Route, System,
+    Table, TableError, iso8601,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
