@@ -1,5 +1,5 @@
 mod attributes;
-mod events;
+pub(crate) mod events;
 
 use std::fmt;
 use std::future::Future;
@@ -21,8 +21,6 @@ use crate::engine::{AttributeRules, Settings};
 use crate::link::{Link, MqttLink, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
-
-pub use self::events::Events;
 
 /// A device-management agent, ready to run.
 ///

@@ -65,7 +65,8 @@ mod program;
 #[cfg(all(fuzzing, feature = "binary"))]
 pub use program::fuzzing;
 
-pub use agent::{Agent, BuildError, Builder, Device, Events, ReplaceError, State};
+pub use agent::events::Events;
+pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
 pub use config::{Broker, Config, DropPolicy, EventLimits, Limits, Secret, Tls};
 pub use driver::RunError;
 pub use engine::{EventCounters, Misfit, Threshold};

@@ -25,6 +25,7 @@ mod attributes;
 pub(crate) mod broker;
 mod calm;
 mod device;
+mod events;
 pub(crate) mod laws;
 mod life;
 mod plan;

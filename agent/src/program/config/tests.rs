@@ -11,6 +11,7 @@ use super::{FirmwareInstaller, Settings, Surroundings};
 
 mod attributes;
 mod diagnostics;
+mod events;
 mod firmware;
 mod mistakes;
 mod restarts;

@@ -241,11 +241,6 @@ impl Laws {
         self.events_lost_with_the_journal();
     }
 
-    /// The platform refuses reports, or does not answer them: their retry budget may end.
-    pub(crate) fn excuse_reports(&mut self) {
-        self.reports.values_mut().for_each(|report| report.excused = true);
-    }
-
     pub(crate) fn agent_started(&mut self, at: Duration, boot: u64) {
         (self.now, self.started_at, self.held_at, self.boot) = (at, at, at, boot);
     }
@@ -260,11 +255,6 @@ impl Laws {
                 track.deaths += 1;
             }
         }
-    }
-
-    /// The product reports something; whether it is told that it was kept.
-    pub(crate) fn reported(&mut self, ticket: Ticket) {
-        self.reports.insert(ticket, Report::default());
     }
 
     // --- what the engine is told, and what it tells

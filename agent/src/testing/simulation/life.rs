@@ -11,7 +11,6 @@ use crate::store::CrashOutcome;
 
 use super::ask::{Ask, Kind};
 use super::device::{Device, LUCK, Work};
-use super::laws::events::event;
 use super::laws::{Copy, Laws};
 use super::settings::{secs, threshold};
 use super::story::Story;
@@ -23,7 +22,7 @@ pub(super) struct Life<'a> {
     plan: &'a Plan,
     pub(super) world: World,
     asked: Vec<(String, Ask, Kind)>,
-    tickets: u64,
+    pub(super) tickets: u64,
     device: Device,
     pub(super) is_calm: bool,
     counts: Counts,
@@ -169,7 +168,7 @@ impl<'a> Life<'a> {
             Act::SetAttribute => self.change_attribute(a),
             Act::Report => self.report(),
             Act::Event => self.publish(a, b, 1),
-            Act::Events => self.publish(a, b, usize::from(b)),
+            Act::Events => self.publish(a, b, usize::from(b / 2)),
             Act::WantManaged => self.input(Input::WantManaged(a % 2 == 0)),
             Act::Garbage => {
                 let (topic, payload) = GARBAGE[usize::from(a) % GARBAGE.len()];
@@ -307,30 +306,6 @@ impl<'a> Life<'a> {
         };
         self.world.laws.reported(ticket);
         self.input(Input::Report(Report::AddLog(entry), Some(ticket)));
-    }
-
-    /// So many events, of a size and a kind.
-    fn publish(&mut self, a: u8, b: u8, count: usize) {
-        let bytes = match a % 16 {
-            0 => 100_000,
-            1..=3 => 6_000,
-            _ => usize::from(a),
-        };
-        for _ in 0..count {
-            if self.world.agent.is_none() {
-                return;
-            }
-            self.tickets += 1;
-            let (ticket, event) = (Ticket(self.tickets), event(self.tickets, bytes));
-            let event = match b % 8 {
-                0 => event.at_most_once(),
-                1 => event.at_most_once().stored(),
-                _ => event,
-            };
-            self.world.laws.publishing(ticket.0, &event, ticket);
-            self.world.tell(|| format!("the product publishes event {}, {bytes} bytes", ticket.0));
-            self.world.input(Input::Publish(event, Some(ticket)));
-        }
     }
 
     fn stop(&mut self) {

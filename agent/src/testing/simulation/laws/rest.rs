@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use iotdm_core::ReqId;
 
-use crate::engine::TaskMoment;
+use crate::engine::{TaskMoment, Ticket};
 use crate::store::{MAX_VALUE_BYTES, MemoryDisk};
 
 use super::super::Law;
 use super::super::ask::Kind;
 use super::super::world::World;
-use super::Laws;
 use super::track::{Running, Track};
+use super::{Laws, Report};
 
 impl Laws {
     /// Nothing is on its way: who could begin has begun.
@@ -157,6 +157,16 @@ impl Laws {
             let what = format!("two requests came as {req_id}, and neither was told");
             self.broken(Law::NoReplayRuns, what);
         }
+    }
+
+    /// The product reports something; whether it is told that it was kept.
+    pub(crate) fn reported(&mut self, ticket: Ticket) {
+        self.reports.insert(ticket, Report::default());
+    }
+
+    /// The platform refuses reports, or does not answer them: their retry budget may end.
+    pub(crate) fn excuse_reports(&mut self) {
+        self.reports.values_mut().for_each(|report| report.excused = true);
     }
 
     fn judge_reports(&mut self) {
