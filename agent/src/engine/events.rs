@@ -75,7 +75,7 @@ impl Events {
     pub(super) fn restore(&mut self, place: u64, record: EventRecord) {
         let qos = if record.at_most_once { Qos::AtMostOnce } else { Qos::AtLeastOnce };
         let event = Stored { topic: record.topic.into(), payload: record.payload, qos };
-        self.next_place = self.next_place.max(place + 1);
+        self.next_place = self.next_place.max(place.saturating_add(1));
         self.bytes += event.weight();
         self.stored.insert(place, event);
     }
