@@ -175,7 +175,8 @@ async fn a_kill_at_each_moment_of_an_event_repeats_it_at_the_most() {
             rig.ask::<Echo>("e").await;
         }
         running.kill().await;
-        (rig.platform.offline(false), rig.platform.hold_pubacks(false));
+        rig.platform.offline(false);
+        rig.platform.hold_pubacks(false);
         let running = rig.managed().await;
         publish(&running.device().events(), [2]).await;
         let events = running.device().events();

@@ -35,13 +35,13 @@ impl Drop for Recorder {
 
 impl Recorder {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let port = listener.local_addr().expect("it is bound").port();
         let (packets, (changes, changed)) = (Arc::default(), watch::channel(()));
         let kept: Arc<Mutex<Vec<Packet>>> = Arc::clone(&packets);
         let task = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
+            let (mut stream, _) = listener.accept().await.expect("the agent connects");
+            stream.set_nodelay(true).expect("it is TCP");
             let mut bytes = BytesMut::new();
             loop {
                 let packet = match Packet::read(&mut bytes, 1 << 20) {
@@ -57,32 +57,36 @@ impl Recorder {
                 let mut answer = BytesMut::new();
                 match &packet {
                     Packet::Connect(_) => {
-                        ConnAck::new(ConnectReturnCode::Success, false).write(&mut answer).unwrap();
+                        ConnAck::new(ConnectReturnCode::Success, false)
+                            .write(&mut answer)
+                            .expect("the answer is well formed");
                     }
                     Packet::Publish(publish) if publish.qos == QoS::AtLeastOnce => {
-                        PubAck::new(publish.pkid).write(&mut answer).unwrap();
+                        PubAck::new(publish.pkid).write(&mut answer).expect("the answer is well formed");
                     }
                     Packet::Subscribe(subscribe) => {
                         let granted = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
-                        SubAck::new(subscribe.pkid, granted).write(&mut answer).unwrap();
+                        SubAck::new(subscribe.pkid, granted)
+                            .write(&mut answer)
+                            .expect("the answer is well formed");
                     }
                     _ => {}
                 }
-                kept.lock().unwrap().push(packet);
+                kept.lock().expect("no holder of the lock panics").push(packet);
                 changes.send_replace(());
-                stream.write_all(&answer).await.unwrap();
+                stream.write_all(&answer).await.expect("the agent is there");
             }
         });
         Self { port, packets, changed, task }
     }
 
     fn packets(&self) -> Vec<Packet> {
-        self.packets.lock().unwrap().clone()
+        self.packets.lock().expect("no holder of the lock panics").clone()
     }
 
     async fn until(&mut self, holds: impl Fn(&[Packet]) -> bool) {
         let packets = Arc::clone(&self.packets);
-        let holds = |(): &()| holds(&packets.lock().unwrap());
+        let holds = |(): &()| holds(&packets.lock().expect("no holder of the lock panics"));
         within("packet", self.changed.wait_for(holds)).await.expect("the recorder runs");
     }
 }
@@ -97,7 +101,8 @@ fn start(config: Config) -> (Device, JoinHandle<()>) {
     let agent = Agent::builder(config).store(MemoryDisk::new()).system(Arc::new(TestSystem::new())).seed(7);
     let agent = agent.build().expect("the agent can be built");
     let device = agent.device();
-    let task = tokio::spawn(async move { agent.run_until(std::future::pending()).await.unwrap() });
+    let task =
+        tokio::spawn(async move { agent.run_until(std::future::pending()).await.expect("the agent runs") });
     (device, task)
 }
 
@@ -147,7 +152,7 @@ async fn on_the_wire_events_have_their_topic_and_qos_and_are_never_retained() {
 
 fn quickstart(port: u16) -> Config {
     let mut config = at(port);
-    config.identity = Identity::device("quickstart", "lamp", "lamp1").unwrap();
+    config.identity = Identity::device("quickstart", "lamp", "lamp1").expect("it keeps the grammar");
     config.token = Some(Secret::new("never sent"));
     config
 }
@@ -222,13 +227,18 @@ impl Site {
             if let Seen::Published { topic, payload } = &sighting.what
                 && topic == "iot-2/evt/reading/fmt/json"
             {
-                sender.send(serde_json::from_slice(payload).unwrap()).unwrap();
+                sender.send(serde_json::from_slice(payload).expect("a number")).expect("the test runs");
             }
         });
         let options = BrokerOptions { observer, ..BrokerOptions::default() };
-        let broker = Broker::start(options).await.unwrap();
-        let proxy = FaultProxy::start(broker.local_addr()).await.unwrap();
-        Self { proxy, published, folder: tempfile::tempdir().unwrap(), _broker: broker }
+        let broker = Broker::start(options).await.expect("loopback has a free port");
+        let proxy = FaultProxy::start(broker.local_addr()).await.expect("loopback has a free port");
+        Self {
+            proxy,
+            published,
+            folder: tempfile::tempdir().expect("the temporary folder can be written"),
+            _broker: broker,
+        }
     }
 
     fn start(&self) -> (Device, JoinHandle<()>) {
@@ -236,9 +246,12 @@ impl Site {
             .journal(self.folder.path().join("journal"))
             .system(Arc::new(TestSystem::new()))
             .build()
-            .unwrap();
+            .expect("the agent can be built");
         let device = agent.device();
-        let task = tokio::spawn(async move { agent.run_until(std::future::pending()).await.unwrap() });
+        let task =
+            tokio::spawn(
+                async move { agent.run_until(std::future::pending()).await.expect("the agent runs") },
+            );
         (device, task)
     }
 
