@@ -1,5 +1,6 @@
 mod attributes;
 mod endpoint;
+pub(crate) mod events;
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::driver::{Driver, Handle, RunError};
+use crate::driver::{Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
 use crate::link::{self, Link, TlsError, host};
 use crate::store::{SledSource, StoreSource};
@@ -260,7 +261,7 @@ impl Builder {
             let policy = self.table.policy_mut(&route).ok_or(BuildError::NoSuchAction(route))?;
             (change.0)(policy);
         }
-        check(&self.config)?;
+        check(&self.config, &self.table)?;
         let configured =
             attributes::configured(&self.config, &self.table, self.location.as_ref(), &self.attributes)?;
         let system = match self.system {
@@ -278,7 +279,7 @@ impl Builder {
             ..settings(&self.config, &self.table, &*system, self.seed)
         };
         let (state, state_receiver) = watch::channel(State::Disconnected);
-        let (handle, commands) = Handle::new(state_receiver.clone());
+        let (handle, commands) = Handle::new(state_receiver.clone(), EventDesk::new(&self.config.identity));
         let device = Device { handle: handle.clone(), state: state_receiver };
         let broker = host::shown(&self.config.broker.host, self.config.broker.port);
         let driver = Driver {
@@ -351,7 +352,7 @@ pub enum BuildError {
     },
 }
 
-fn check(config: &Config) -> Result<(), BuildError> {
+fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
     let lifetime = config.lifetime;
     if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
         return Err(BuildError::Range("the lifetime is zero (never dormant) or at least an hour"));
@@ -365,9 +366,7 @@ fn check(config: &Config) -> Result<(), BuildError> {
     if limits.shutdown_grace > MAX_SHUTDOWN_GRACE {
         return Err(BuildError::Range("the grace period for running work is a day at the most"));
     }
-    if config.identity.org.as_str() == "quickstart" {
-        return Err(BuildError::Range("the quickstart organization offers no device management"));
-    }
+    events::check(config, table)?;
     if config.identity.kind == ClientKind::Gateway {
         return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
     }
@@ -386,6 +385,7 @@ fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u6
         attributes: AttributeRules::default(),
         limits: config.limits,
         unnoticed: config.broker.keep_alive * 2,
+        events_only: config.identity.is_quickstart(),
         boot: system.boot_id(),
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
     }

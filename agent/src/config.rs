@@ -160,6 +160,41 @@ pub struct Limits {
     pub outbox: usize,
     /// How long running handlers may go on after the agent was told to stop.
     pub shutdown_grace: Duration,
+    /// How many events wait for the broker.
+    pub events: EventLimits,
+}
+
+/// Bounds of the store of events. What it holds is in memory and in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventLimits {
+    /// What the stored events may weigh in all, in bytes. Each weighs its payload, its topic, and 128 bytes: that is
+    /// what it costs in memory.
+    pub bytes: usize,
+    /// How many may be stored.
+    pub count: usize,
+    /// Which event gives way at the bound.
+    pub policy: DropPolicy,
+}
+
+impl EventLimits {
+    /// 1 MiB, 10 000 events, and the oldest gives way.
+    pub const DEFAULT: Self = Self { bytes: 1024 * 1024, count: 10_000, policy: DropPolicy::Oldest };
+}
+
+impl Default for EventLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Which event gives way when no more may be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DropPolicy {
+    /// The oldest: what is known last counts most.
+    #[default]
+    Oldest,
+    /// The one that comes: what is stored counts most, and whoever publishes is told.
+    Newest,
 }
 
 impl Default for Limits {
@@ -172,6 +207,7 @@ impl Default for Limits {
             kept_bytes: 4 * 1024 * 1024,
             outbox: 4096,
             shutdown_grace: Duration::from_secs(10),
+            events: EventLimits::DEFAULT,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! crash: nothing of its batch happens, the connection is dropped without DISCONNECT, handlers are cancelled, and the
 //! ordinary recovery begins with the reopened store.
 
+mod events;
 mod run;
 mod services;
 mod tasks;
@@ -24,6 +25,7 @@ use crate::journal::{Found, Journal, JournalError};
 use crate::link::Link;
 use crate::store::{Store, StoreError, StoreSource};
 
+pub(crate) use self::events::EventDesk;
 use self::run::Run;
 pub(crate) use self::services::{Command, Handle};
 

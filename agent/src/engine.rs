@@ -20,6 +20,7 @@ mod age;
 mod answers;
 mod attributes;
 mod event;
+mod events;
 mod finish;
 mod judge;
 mod key;
@@ -42,13 +43,14 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use iotdm_core::{BootId, Manage, Policy, Report, Route, Subject};
+use iotdm_core::{BootId, Declined, Manage, Policy, Report, Route, Subject};
 use serde_json::Value;
 
 use crate::config::Limits;
 use crate::journal::Write;
 
 use self::answers::{Answers, Pruned};
+use self::events::Events;
 use self::noise::Noise;
 use self::outbox::Outbox;
 use self::request::Request;
@@ -62,6 +64,7 @@ pub use self::event::{
     Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, Offer, PublishId, Task,
     Ticket,
 };
+pub use self::events::EventCounters;
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
 pub(crate) use self::rules::decode;
@@ -90,6 +93,7 @@ pub struct Engine {
     stopping: bool,
 
     outbox: Outbox,
+    events: Events,
     /// Deliveries that wait for room in the outbox, and when they arrived.
     deferred: VecDeque<(Moment, Delivered)>,
     session: Session,
@@ -118,6 +122,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
     pub unnoticed: Duration,
+    /// Whether the service takes events and nothing else: nothing is subscribed to, and nobody manages the device.
+    pub events_only: bool,
     /// Which boot this is.
     pub boot: BootId,
     /// Where request ids and jitter come from.
@@ -163,6 +169,7 @@ impl Engine {
             restarting: None,
             stopping: false,
             outbox: Outbox::default(),
+            events: Events::default(),
             deferred: VecDeque::new(),
             session: Session::default(),
             quarantine: false,
@@ -190,8 +197,12 @@ impl Engine {
             Input::Recovered(key, recovery) => self.recovered(key, recovery),
             Input::Ended(key) => self.ended(key),
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
+            Input::Report(_, ticket) if self.settings.events_only => {
+                self.settle_ticket(ticket, Err(Declined::Unsupported));
+            }
             Input::Report(Report::Location(location), ticket) => self.set_location(&location, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
+            Input::Publish(event, ticket) => self.publish(&event, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Replace(offer, ticket) => self.replace(offer, ticket),
             Input::Stop => self.stopping = true,
@@ -271,6 +282,7 @@ impl Engine {
         self.take_deferred();
         self.start_waiting();
         self.flush_outbox();
+        self.flush_events();
         self.watch_window();
     }
 
@@ -288,6 +300,8 @@ impl Engine {
             Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
             Timer::Notify(field) => self.notify_due(field),
+            Timer::Events => self.events_held_long_enough(),
+            Timer::EventsStuck => self.events_stuck(),
         }
     }
 

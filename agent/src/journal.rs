@@ -27,7 +27,7 @@ use crate::engine::{KeyHash, Moment};
 use crate::store::{Change, MAX_VALUE_BYTES, Store, StoreError};
 
 pub(crate) use record::shared;
-pub use record::{AnswerRecord, Class, DoneRequest, OpenRequest, Queued, StageRecord, Write};
+pub use record::{AnswerRecord, Class, DoneRequest, EventRecord, OpenRequest, Queued, StageRecord, Write};
 
 /// The journal of one device.
 #[derive(Debug)]
@@ -174,6 +174,11 @@ impl Journal {
                 self.put(changes, named(space::OBSERVATION, field), &(field, generation));
             }
             Write::Unobserve(field) => self.remove(changes, named(space::OBSERVATION, field)),
+            Write::Event(place, record) => {
+                let name = event_name(*place);
+                self.put(changes, named(space::ATTRIBUTE, &name), &(&name, record));
+            }
+            Write::EventGone(place) => self.remove(changes, named(space::ATTRIBUTE, &event_name(*place))),
             Write::Quarantine(on) => self.put(changes, vec![space::QUARANTINE], on),
             Write::Mark(moment) => self.put(changes, vec![space::MARK], moment),
         }
@@ -289,7 +294,7 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Entry, JournalError> {
         }
         space::ATTRIBUTE => {
             let (name, value) = parsed::<(String, Value)>(body)?;
-            Write::Attribute(name, value)
+            attribute_or_event(name, value)
         }
         space::OBSERVATION => {
             let (field, generation) = parsed::<(String, u64)>(body)?;
@@ -300,6 +305,20 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Entry, JournalError> {
         _ => return Err(damaged()),
     };
     Ok(Entry::Write(write))
+}
+
+/// An event stands among the attributes, under a name that no product has: a program that knows no events takes it for
+/// one of those and leaves it alone, so that a firmware that is rolled back still reads the journal.
+fn attribute_or_event(name: String, value: Value) -> Write {
+    let place = name.strip_prefix(EVENT).and_then(|place| place.parse().ok());
+    match place.map(|place| (place, EventRecord::deserialize(&value))) {
+        Some((place, Ok(record))) => Write::Event(place, Box::new(record)),
+        _ => Write::Attribute(name, value),
+    }
+}
+
+fn event_name(place: u64) -> String {
+    format!("{EVENT}{place}")
 }
 
 fn encode(record: &impl Serialize) -> Vec<u8> {
@@ -358,6 +377,9 @@ mod space {
     pub(super) const QUARANTINE: u8 = b'c';
     pub(super) const MARK: u8 = b'm';
 }
+
+/// Before the place of an event: the name of its attribute.
+const EVENT: &str = "agent.event/";
 
 /// The format of records that this program writes; it reads this one and every older one.
 const FORMAT: u8 = 1;

@@ -65,8 +65,9 @@ mod program;
 #[cfg(all(fuzzing, feature = "binary"))]
 pub use program::fuzzing;
 
+pub use agent::events::Events;
 pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
-pub use config::{Broker, Config, Limits, Mqtt5, Protocol, Secret, Tls, Transport};
+pub use config::{Broker, Config, DropPolicy, EventLimits, Limits, Mqtt5, Protocol, Secret, Tls, Transport};
 pub use driver::RunError;
-pub use engine::{Misfit, Threshold};
+pub use engine::{EventCounters, Misfit, Threshold};
 pub use subscription::Subscription;

@@ -62,6 +62,9 @@ pub trait Connection: fmt::Debug + Send {
     /// Publishes at QoS 1, not retained.
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes);
 
+    /// Publishes at QoS 0, not retained. [`LinkEvent::Published`] says that it was written to the connection.
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes);
+
     /// Sends DISCONNECT; [`LinkEvent::Lost`] follows.
     fn disconnect(&mut self);
 }
@@ -92,7 +95,7 @@ pub enum LinkEvent {
         /// How long the broker says that it has kept it; see [`Delivered::waited`](crate::engine::Delivered::waited).
         waited: Option<Duration>,
     },
-    /// PUBACK of a publish.
+    /// PUBACK of a publish at QoS 1; one at QoS 0 was written to the connection.
     Published(PublishId),
     /// PUBACK that says the broker did not take a publish, and why. Only MQTT 5 has that.
     Refused(PublishId, String),

@@ -14,6 +14,8 @@ mod configuration;
 mod downloads;
 #[path = "program/ends.rs"]
 mod ends;
+#[path = "program/events.rs"]
+mod events;
 #[path = "program/hostile.rs"]
 mod hostile;
 #[path = "program/log.rs"]

@@ -28,6 +28,7 @@
 mod action;
 mod actions;
 mod envelope;
+mod event;
 mod extension;
 mod handler;
 mod identity;
@@ -48,6 +49,7 @@ pub use actions::{
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
 };
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
+pub use event::{Event, EventError, EventTopic, PublishError, Qos, TopicLevel, TopicLevelError};
 pub use extension::{ExtensionAction, ExtensionPackage, ExtensionParameter, LocalText};
 pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};

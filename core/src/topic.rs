@@ -200,7 +200,7 @@ impl<R: Direction> fmt::Display for Topic<R> {
     }
 }
 
-fn named_subject(rest: &str) -> Option<(Subject, &str)> {
+pub(crate) fn named_subject(rest: &str) -> Option<(Subject, &str)> {
     let (type_id, rest) = rest.strip_prefix("type/")?.split_once('/')?;
     let (device_id, suffix) = rest.strip_prefix("id/")?.split_once('/')?;
     let subject = Subject::Named { type_id: type_id.parse().ok()?, device_id: device_id.parse().ok()? };

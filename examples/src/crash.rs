@@ -263,6 +263,10 @@ impl Connection for CrashingConnection {
         self.crash.reach_once_sent(CrashPoint::AfterPublish);
     }
 
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.connection.publish_once(id, topic, payload);
+    }
+
     fn disconnect(&mut self) {
         self.connection.disconnect();
     }

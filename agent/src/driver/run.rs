@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotdm_core::{Declined, Table};
+use iotdm_core::{Declined, Qos, Table};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -69,6 +69,7 @@ impl<'a> Run<'a> {
         let now = self.now();
         self.engine.start(now);
         let model = self.engine.model();
+        self.driver.handle.events.begin();
         self.driver.handle.attributes.keep_only(|name| model.read(name).is_some());
         loop {
             if let Err(reason) = self.perform_batches() {
@@ -128,6 +129,12 @@ impl<'a> Run<'a> {
         let input = match event {
             LinkEvent::Connected { session_present } => {
                 self.ever_connected = true;
+                if self.driver.settings.events_only {
+                    info!(
+                        "connected to {} as {}, for events alone",
+                        self.driver.broker, self.driver.identity
+                    );
+                }
                 Input::Connected { session_present }
             }
             LinkEvent::Subscribed { granted } => {
@@ -173,6 +180,7 @@ impl<'a> Run<'a> {
         let input = match command {
             Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
+            Command::Publish(event, done) => Input::Publish(event, Some(self.ticket(done))),
             Command::WantManaged(wanted) => Input::WantManaged(wanted),
             Command::Replace(actions, done) => return self.replace(actions, done),
         };
@@ -226,6 +234,7 @@ impl<'a> Run<'a> {
                 self.perform(effect);
             }
         }
+        self.driver.handle.events.tell(self.engine.events());
         Ok(())
     }
 
@@ -256,6 +265,14 @@ impl<'a> Run<'a> {
             Effect::Publish { id, topic, payload } => {
                 if let Some(connection) = &mut self.connection {
                     connection.publish(id, topic, payload);
+                }
+            }
+            Effect::PublishEvent { id, topic, payload, qos } => {
+                if let Some(connection) = &mut self.connection {
+                    match qos {
+                        Qos::AtMostOnce => connection.publish_once(id, topic, payload),
+                        Qos::AtLeastOnce => connection.publish(id, topic, payload),
+                    }
                 }
             }
             Effect::Start(task) => self.tasks.start(task),

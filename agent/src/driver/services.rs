@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use iotdm_core::{Declined, Report, Services, Table, TableError};
+use iotdm_core::{Declined, Event, PublishError, Report, Services, Table, TableError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::agent::State;
+
+use super::events::EventDesk;
 
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
@@ -20,6 +22,7 @@ pub(crate) type Replaced = oneshot::Sender<Result<(), TableError>>;
 pub(crate) enum Command {
     SetAttributes(Vec<(String, Value)>, Done),
     Report(Report, Done),
+    Publish(Event, Done),
     WantManaged(bool),
     /// These actions in the place of those that can be replaced.
     Replace(Table, Replaced),
@@ -78,14 +81,15 @@ impl Attributes {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(crate) attributes: Attributes,
+    pub(crate) events: EventDesk,
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<State>,
 }
 
 impl Handle {
-    pub(crate) fn new(state: watch::Receiver<State>) -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(state: watch::Receiver<State>, events: EventDesk) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
-        (Self { attributes: Attributes::new(), commands, state }, receiver)
+        (Self { attributes: Attributes::new(), events, commands, state }, receiver)
     }
 
     pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
@@ -99,6 +103,11 @@ impl Handle {
 
     pub(crate) async fn report(&self, report: Report) -> Result<(), Declined> {
         self.ask(|done| Command::Report(report.clone(), done)).await
+    }
+
+    pub(crate) async fn publish(&self, event: Event) -> Result<(), PublishError> {
+        self.events.check(&event)?;
+        Ok(self.ask(|done| Command::Publish(event.clone(), done)).await?)
     }
 
     pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), Declined> {
@@ -151,6 +160,10 @@ impl Services for TaskServices {
 
     async fn report(&self, report: Report) -> Result<(), Declined> {
         self.handle.report(report).await
+    }
+
+    async fn publish(&self, event: Event) -> Result<(), PublishError> {
+        self.handle.publish(event).await
     }
 
     async fn managed(&self) {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{
-    Decision, Declined, Failure, Performed, Policy, Recovery, Report, ReqId, Route, Subject, Supports,
+    Decision, Declined, Event, Failure, Performed, Policy, Qos, Recovery, Report, ReqId, Route, Subject,
+    Supports,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -28,7 +29,7 @@ pub enum Input {
     Disconnected(Lost),
     /// A message arrived.
     Delivered(Delivered),
-    /// The broker acknowledged a publish.
+    /// The broker acknowledged a publish; one at QoS 0 was written to the connection.
     Acknowledged(PublishId),
     /// The broker refused a publish, in the words of its reason. Only MQTT 5 has that.
     Refused(PublishId, String),
@@ -44,6 +45,8 @@ pub enum Input {
     SetAttributes(Vec<(String, Value)>, Option<Ticket>),
     /// The product reports something.
     Report(Report, Option<Ticket>),
+    /// The product publishes an event.
+    Publish(Event, Option<Ticket>),
     /// The product wants the device to be managed, as it is at first, or no longer.
     WantManaged(bool),
     /// The device offers other actions from here on.
@@ -129,6 +132,17 @@ pub enum Effect {
         topic: String,
         /// The bytes.
         payload: Bytes,
+    },
+    /// Publish an event at this QoS, not retained.
+    PublishEvent {
+        /// Comes back in [`Input::Acknowledged`].
+        id: PublishId,
+        /// The topic.
+        topic: String,
+        /// The bytes.
+        payload: Bytes,
+        /// How often it arrives.
+        qos: Qos,
     },
     /// Start a task.
     Start(Task),
@@ -223,4 +237,8 @@ pub(super) enum Timer {
     Mark,
     /// When to look again whether an observed attribute is to be notified.
     Notify(String),
+    /// When events that may have cost connections are sent again.
+    Events,
+    /// When to give up a connection on which no event is acknowledged.
+    EventsStuck,
 }

@@ -228,7 +228,16 @@ impl Outbox {
     /// Whether the window allows another publish. Counted from the oldest unacknowledged one, so that the link's
     /// packet identifiers can never collide.
     pub(super) fn window_open(&self) -> bool {
-        self.in_flight.first_key_value().is_none_or(|(oldest, _)| self.next_publish - oldest.0 < WINDOW)
+        self.span() < WINDOW
+    }
+
+    /// Whether an event may leave: the last places of the window are for what stands here.
+    pub(super) fn has_room_for_events(&self) -> bool {
+        self.span() < WINDOW - EVENTS_WINDOW as u64
+    }
+
+    fn span(&self) -> u64 {
+        self.in_flight.first_key_value().map_or(0, |(oldest, _)| self.next_publish - oldest.0)
     }
 
     /// Gives a publish that is not kept here, such as manage, its number.
@@ -376,6 +385,9 @@ impl Outbox {
 
 /// How many publishes may be on their way, counted from the oldest that is not acknowledged.
 const WINDOW: u64 = 64;
+
+/// How many of those events may be, and how many places of the window they leave.
+pub(super) const EVENTS_WINDOW: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -39,10 +39,15 @@ impl Engine {
                 self.seen(generation);
                 self.model.restore_observation(field, generation);
             }
+            Write::Event(place, record) => self.events.restore(place, *record),
             Write::Quarantine(on) => self.quarantine = on,
             Write::Mark(mark) => self.mark = Some(mark),
             // These take things away; nothing of the kind stands in a journal.
-            Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_) => {}
+            Write::Forget(_)
+            | Write::Unqueue(_)
+            | Write::Unobserve(_)
+            | Write::Unset(_)
+            | Write::EventGone(_) => {}
         }
     }
 
@@ -70,6 +75,7 @@ impl Engine {
             self.weigh(key);
         }
         self.prune();
+        self.trim_events();
         self.open_session();
         self.settle_down();
     }

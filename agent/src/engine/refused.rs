@@ -21,6 +21,7 @@ impl Engine {
         // What counts is that the window moves, and it moves with a refusal too.
         self.timers.clear(&Timer::Window);
         self.note("the broker refuses what is published", reason);
+        self.event_refused(id, reason);
         // Manage and unmanage have retries of their own.
         let Some(Refused { place, refusals, attempts }) = self.outbox.refused(id) else { return };
         let Some(item) = self.outbox.entry(place).map(|entry| entry.item.clone()) else { return };

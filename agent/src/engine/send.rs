@@ -65,6 +65,9 @@ impl Engine {
 
     /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.
     pub(super) fn flush_outbox(&mut self) {
+        if self.settings.events_only {
+            return;
+        }
         while self.session.is_up() && self.outbox.window_open() {
             let answers_first =
                 self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
@@ -170,6 +173,7 @@ impl Engine {
     pub(super) fn acknowledged(&mut self, id: PublishId) {
         // Under load the window is full all the time; what counts is that it moves.
         self.timers.clear(&Timer::Window);
+        self.event_acknowledged(id);
         match self.outbox.acknowledged(id) {
             Sent::Answer(key, place) => {
                 self.drop_from_outbox(place);

@@ -157,6 +157,10 @@ impl Engine {
             // A broker without a session has nothing that waited.
             self.lift_fence();
         }
+        if self.settings.events_only {
+            // There is nothing to subscribe to.
+            return self.subscribed(true);
+        }
         // What waited in a session comes before SUBACK.
         let within = if session_present { SUBACK_BEHIND_WITHIN } else { ESTABLISH_WITHIN };
         self.timers.set(Timer::Establish, self.now.monotonic + within);
@@ -174,6 +178,7 @@ impl Engine {
         }
         self.session.state = State::Up;
         self.session.answers_before = self.outbox.next_place();
+        self.events_connected();
         if !self.session.fence_lifted {
             self.timers.set(Timer::Fence, self.session.connected_at + FENCE_WITHIN);
         }
@@ -201,6 +206,7 @@ impl Engine {
         self.session.manage = Manage::Due;
         self.deferred.clear();
         self.outbox.disconnected();
+        self.events_disconnected();
         for place in self.outbox.superseded() {
             self.drop_from_outbox(place);
         }

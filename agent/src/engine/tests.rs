@@ -6,6 +6,7 @@ mod bounds;
 mod contested;
 mod disruptive;
 mod durable;
+mod events;
 mod expiry;
 mod kept;
 mod lanes;

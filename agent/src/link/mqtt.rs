@@ -47,7 +47,9 @@ impl MqttLink {
             .set_manual_acks(true)
             .set_inflight(INFLIGHT_LIMIT)
             .set_max_packet_size(PACKET_LIMIT_BYTES, PACKET_LIMIT_BYTES);
-        if let Some(token) = &config.token {
+        if config.identity.is_quickstart() {
+            options.set_clean_session(true);
+        } else if let Some(token) = &config.token {
             options.set_credentials(USER_NAME, token.expose());
         }
         if let Some(proxy) = endpoint.proxy() {
@@ -108,6 +110,12 @@ struct MqttConnection {
 }
 
 impl MqttConnection {
+    fn submit(&mut self, id: PublishId, topic: String, qos: QoS, payload: Bytes) {
+        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
+        self.submitted.lock().expect("no holder of the lock panics").push_back(id);
+        self.hand_over(|client| client.try_publish(topic, qos, false, payload));
+    }
+
     /// After one that was not taken nothing more is handed over: a gap would put the acknowledgements out of order, and
     /// give the broker's next PUBACK to another publish.
     fn hand_over(&mut self, submit: impl FnOnce(&AsyncClient) -> Result<(), rumqttc::ClientError>) {
@@ -150,9 +158,11 @@ impl Connection for MqttConnection {
     }
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
-        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
-        self.submitted.lock().expect("no holder of the lock panics").push_back(id);
-        self.hand_over(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload));
+        self.submit(id, topic, QoS::AtLeastOnce, payload);
+    }
+
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.submit(id, topic, QoS::AtMostOnce, payload);
     }
 
     fn disconnect(&mut self) {
@@ -195,8 +205,12 @@ impl Poller {
                 Ok(Event::Incoming(packet)) => self.incoming(packet, &mut on_their_way),
                 Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
                     let next = self.submitted.lock().expect("no holder of the lock panics").pop_front();
-                    on_their_way.extend(next.map(|id| (packet, id)));
-                    None
+                    if packet == AT_MOST_ONCE {
+                        next.map(LinkEvent::Published)
+                    } else {
+                        on_their_way.extend(next.map(|id| (packet, id)));
+                        None
+                    }
                 }
                 Ok(Event::Outgoing(Outgoing::Subscribe(packet))) => {
                     self.subscription = Some(packet);
@@ -288,6 +302,9 @@ pub(super) const PACKET_LIMIT_BYTES: usize = 200_000;
 /// Largest packet that is taken in order to be dropped, in bytes. A larger one would be a danger to a small device's
 /// memory: it stays on the broker, and each connection ends at it.
 pub(super) const OVERSIZE_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+
+/// What rumqttc tells as the packet identifier of a publish at QoS 0, which has none.
+pub(super) const AT_MOST_ONCE: u16 = 0;
 
 /// How many publishes rumqttc may have on their way. The engine's window is smaller, so that it never refuses one.
 pub(super) const INFLIGHT_LIMIT: u16 = 100;

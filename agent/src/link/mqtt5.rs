@@ -25,8 +25,8 @@ use crate::engine::{Lost, PublishId};
 
 use super::endpoint::{CONNECT_WITHIN, Endpoint, network_options};
 use super::mqtt::{
-    EVENT_CAPACITY, INFLIGHT_LIMIT, OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES, REQUEST_CAPACITY, USER_NAME,
-    lock,
+    AT_MOST_ONCE, EVENT_CAPACITY, INFLIGHT_LIMIT, OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES, REQUEST_CAPACITY,
+    USER_NAME, lock,
 };
 use super::trouble::Peer;
 use super::{Connection, Link, LinkEvent, TlsError};
@@ -146,6 +146,20 @@ struct Mqtt5Connection {
 }
 
 impl Mqtt5Connection {
+    fn submit(&mut self, id: PublishId, topic: String, qos: QoS, payload: Bytes) {
+        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
+        let mut packet = Publish::new(topic.as_str(), qos, payload.clone(), None);
+        // Any number: an identifier has two bytes.
+        packet.pkid = 1;
+        let largest = self.largest.load(Ordering::Relaxed);
+        if bytes_of_packet(packet.size()) > largest {
+            let reason = format!("{} bytes, and the broker takes packets of {largest}", packet.size());
+            return self.refused.push_back(LinkEvent::Refused(id, reason));
+        }
+        self.submitted.lock().expect("no holder of the lock panics").push_back(id);
+        self.hand_over(|client| client.try_publish(topic, qos, false, payload).is_ok());
+    }
+
     /// After one that was not taken nothing more is handed over: a gap would put the acknowledgements out of order, and
     /// give the broker's next PUBACK to another publish. `submit` says whether it was taken.
     fn hand_over(&mut self, submit: impl FnOnce(&AsyncClient) -> bool) {
@@ -190,17 +204,11 @@ impl Connection for Mqtt5Connection {
     }
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
-        assert!(payload.len() <= MAX_PAYLOAD_BYTES, "what is larger is refused before it is queued");
-        let mut packet = Publish::new(topic.as_str(), QoS::AtLeastOnce, payload.clone(), None);
-        // Any number: an identifier has two bytes.
-        packet.pkid = 1;
-        let largest = self.largest.load(Ordering::Relaxed);
-        if bytes_of_packet(packet.size()) > largest {
-            let reason = format!("{} bytes, and the broker takes packets of {largest}", packet.size());
-            return self.refused.push_back(LinkEvent::Refused(id, reason));
-        }
-        self.submitted.lock().expect("no holder of the lock panics").push_back(id);
-        self.hand_over(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok());
+        self.submit(id, topic, QoS::AtLeastOnce, payload);
+    }
+
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.submit(id, topic, QoS::AtMostOnce, payload);
     }
 
     fn disconnect(&mut self) {
@@ -245,8 +253,12 @@ impl Poller {
                 Ok(Event::Incoming(packet)) => self.incoming(packet),
                 Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
                     let next = self.submitted.lock().expect("no holder of the lock panics").pop_front();
-                    self.on_their_way.extend(next.map(|id| (packet, id)));
-                    None
+                    if packet == AT_MOST_ONCE {
+                        next.map(LinkEvent::Published)
+                    } else {
+                        self.on_their_way.extend(next.map(|id| (packet, id)));
+                        None
+                    }
                 }
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => {
                     Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))

@@ -28,8 +28,19 @@ pub(crate) struct Assembly {
     pub(crate) agent: Agent,
     /// What the agent tells of itself, where the configuration wants that.
     pub(crate) diagnostics: Option<Diagnostics>,
-    /// What is kept in `metadata`, where the configuration wants that, and the machine it is of.
-    pub(crate) facts: Option<(SystemFacts, Arc<dyn System>)>,
+    /// How the machine is, where the configuration wants that to be told.
+    pub(crate) facts: Option<ToldFacts>,
+}
+
+/// How a machine is, and where that is told besides the answers to who asks.
+#[derive(Debug)]
+pub(crate) struct ToldFacts {
+    pub(crate) facts: SystemFacts,
+    pub(crate) system: Arc<dyn System>,
+    /// In `metadata`.
+    pub(crate) metadata: bool,
+    /// As an event, each time this has passed.
+    pub(crate) event_interval: Option<Duration>,
 }
 
 /// Makes an agent of settings. Nothing is connected, opened or created.
@@ -64,7 +75,8 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         if let Some(action) = &action.facts {
             let told = SystemFacts::new(action.options.clone())?;
             builder = builder.with(told.clone());
-            facts = action.metadata.then_some((told, system));
+            let (metadata, event_interval) = (action.metadata, action.event_interval);
+            facts = Some(ToldFacts { facts: told, system, metadata, event_interval });
         }
         for route in action.routes() {
             builder = with_late(builder, route, action.late);

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use iotdm_agent::link::another_device;
-use iotdm_agent::{Broker, Mqtt5, Protocol, Transport};
+use iotdm_agent::{Broker, DropPolicy, Mqtt5, Protocol, Transport};
 use iotdm_core::{Action, Interrupted, Late, Route};
 use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
@@ -45,6 +45,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         },
     );
     line("record", format!("in {}", settings.journal.display()));
+    let events = &config.limits.events;
+    let gives_way = if events.policy == DropPolicy::Oldest { "oldest" } else { "newest" };
+    line("store", format!("{} events of {} bytes; the {gives_way} gives way", events.count, events.bytes));
     line(
         "log",
         format!("{} lines, {} and above", format_name(settings.log.format), level_name(settings.log.level)),
@@ -203,7 +206,15 @@ fn machine(facts: &FactsAction) -> String {
     } else {
         String::new()
     };
-    format!("{}: memory, load, temperatures, disks {}{metadata}", custom(&ReadFacts::ROUTE), disks.join(", "))
+    let event = facts
+        .event_interval
+        .map(|interval| format!("; publish them as event facts every {}", plain(interval)))
+        .unwrap_or_default();
+    format!(
+        "{}: memory, load, temperatures, disks {}{metadata}{event}",
+        custom(&ReadFacts::ROUTE),
+        disks.join(", ")
+    )
 }
 
 fn custom(route: &Route) -> String {

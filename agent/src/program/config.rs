@@ -237,6 +237,8 @@ pub(crate) struct FactsAction {
     pub(crate) options: FactsOptions,
     /// Whether they are kept in `metadata`, too; otherwise they are told only when asked for.
     pub(crate) metadata: bool,
+    /// How often they are published as an event, if they are.
+    pub(crate) event_interval: Option<Duration>,
 }
 
 /// A program and its arguments. There is no shell.

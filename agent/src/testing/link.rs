@@ -50,6 +50,10 @@ impl Connection for MemoryConnection {
         self.platform.published_by_device(self.id, id, &topic, &payload);
     }
 
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.platform.published_once_by_device(self.id, id, &topic, &payload);
+    }
+
     fn disconnect(&mut self) {
         self.platform.disconnected(self.id);
     }

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Route, Topic, UpRoute};
+use iotdm_core::{Code, EventTopic, Qos, Route, Topic, UpRoute};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -35,6 +35,10 @@ pub struct Published {
     pub topic: String,
     /// The payload; `null` when it is not JSON.
     pub body: Value,
+    /// The payload as it came.
+    pub payload: Bytes,
+    /// How often it arrives.
+    pub qos: Qos,
 }
 
 impl Default for Platform {
@@ -110,6 +114,12 @@ impl Platform {
             .filter(|item| item.route == Some(route))
             .map(|item| item.body.clone())
             .collect()
+    }
+
+    /// The events that the device published, in order.
+    pub fn events(&self) -> Vec<Published> {
+        let inner = self.lock();
+        inner.published.iter().filter(|item| EventTopic::parse(&item.topic).is_some()).cloned().collect()
     }
 
     /// Everything that the device published, in order.
@@ -276,7 +286,8 @@ impl Platform {
                 return inner.event(LinkEvent::Refused(publish, "quota exceeded".into()));
             }
             let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-            let published = Published { route, topic: topic.into(), body };
+            let payload = Bytes::copy_from_slice(payload);
+            let published = Published { route, topic: topic.into(), body, payload, qos: Qos::AtLeastOnce };
             inner.tell(Passed::Published(&published));
             inner.published.push(published.clone());
             let req_id = published.body["reqId"].clone();
@@ -286,6 +297,18 @@ impl Platform {
                 inner.confirm(publish, published);
             }
             inner.respond(route, &req_id);
+        });
+    }
+
+    /// At QoS 0: it is on the connection, and nobody acknowledges it.
+    pub(super) fn published_once_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &Bytes) {
+        self.of(id, |inner| {
+            let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            let (body, payload) = (serde_json::from_slice(payload).unwrap_or_default(), payload.clone());
+            let published = Published { route, topic: topic.into(), body, payload, qos: Qos::AtMostOnce };
+            inner.tell(Passed::Published(&published));
+            inner.published.push(published);
+            inner.event(LinkEvent::Published(publish));
         });
     }
 

@@ -26,6 +26,7 @@ mod attributes;
 pub(crate) mod broker;
 mod calm;
 mod device;
+mod events;
 pub(crate) mod laws;
 mod life;
 mod plan;
@@ -64,6 +65,8 @@ pub enum Law {
     LateIsADecision,
     /// P10.
     DamageDoesNotBrick,
+    /// An event that was confirmed arrives, or is counted as dropped by the bound; oldest first on each connection.
+    EventsAreKept,
     /// When everything works again, the device is managed and comes to rest.
     Quiet,
     /// Nothing panics.
@@ -72,7 +75,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AcceptedIsKept,
         Self::NoReplayRuns,
         Self::EveryDeliveryIsAnswered,
@@ -83,6 +86,7 @@ impl Law {
         Self::EverythingIsBounded,
         Self::LateIsADecision,
         Self::DamageDoesNotBrick,
+        Self::EventsAreKept,
         Self::Quiet,
         Self::NoPanic,
     ];
@@ -101,6 +105,7 @@ impl fmt::Display for Law {
             Self::EverythingIsBounded => "P8, everything is bounded",
             Self::LateIsADecision => "P9, late is a decision",
             Self::DamageDoesNotBrick => "P10, a damaged journal does not brick the device",
+            Self::EventsAreKept => "an event is kept until the broker has it",
             Self::Quiet => "the device comes to rest",
             Self::NoPanic => "nothing panics",
         })

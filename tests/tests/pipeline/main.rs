@@ -8,6 +8,7 @@ mod counts;
 mod crashes;
 mod diagnostics;
 mod disagreements;
+mod events;
 mod expiry;
 mod firmware_download;
 mod firmware_install;

@@ -190,6 +190,7 @@ fn settings(limits: Limits) -> Settings {
         attributes: AttributeRules::default(),
         limits,
         unnoticed: Duration::from_secs(120),
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use iotdm_agent::DropPolicy;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -10,6 +11,7 @@ use super::attributes::{Attribute, Place};
 use super::broker::Broker;
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
+use super::values::events::{EventCount, EventInterval, EventStoreBytes};
 use super::values::{
     Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, ImageBytes, Kept, KeptBytes,
     LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, ProxyText, PublicKeyText, Rate,
@@ -33,6 +35,8 @@ pub(super) struct File {
     pub(super) journal: Journal,
     #[serde(default)]
     pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) events: Events,
     #[serde(default)]
     pub(super) actions: Actions,
     #[serde(default)]
@@ -95,6 +99,32 @@ pub(super) struct Limits {
     pub(super) pending: Option<Whole<Pending>>,
     pub(super) outbox: Option<Whole<Outbox>>,
     pub(super) shutdown_grace: Option<Span<ShutdownGrace>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [events]")]
+pub(super) struct Events {
+    pub(super) store_bytes: Option<Whole<EventStoreBytes>>,
+    pub(super) store_count: Option<Whole<EventCount>>,
+    pub(super) drop: DropChoice,
+}
+
+/// Which event gives way at the bound.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DropChoice {
+    #[default]
+    Oldest,
+    Newest,
+}
+
+impl From<DropChoice> for DropPolicy {
+    fn from(choice: DropChoice) -> Self {
+        match choice {
+            DropChoice::Oldest => Self::Oldest,
+            DropChoice::Newest => Self::Newest,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -235,6 +265,7 @@ pub(super) struct DeclaredLog {
 pub(super) struct Facts {
     pub(super) disks: Option<Vec<FilePath>>,
     pub(super) interval: Option<Span<FactsInterval>>,
+    pub(super) event_interval: Option<Span<EventInterval>>,
     pub(super) memory_percent: Option<Whole<Percent>>,
     pub(super) disk_percent: Option<Whole<Percent>>,
     pub(super) load: Option<f64>,

@@ -16,6 +16,7 @@ use crate::program::logging::LogSettings;
 mod actions;
 mod broker;
 mod diagnostics;
+mod events;
 mod firmware;
 mod http;
 mod install;
@@ -46,7 +47,8 @@ pub(super) fn resolve(
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
     let location = resolver.location(file.device.location);
     let thresholds = resolver.thresholds(file.attributes);
-    let limits = resolver.limits(&file.journal, &file.limits);
+    let limits =
+        Limits { events: resolver.events(&file.events), ..resolver.limits(&file.journal, &file.limits) };
     let actions = resolver.actions(file.actions, kept);
     let config = Config {
         identity,
@@ -162,6 +164,7 @@ impl<'a> Resolver<'a> {
     fn limits(&mut self, journal: &file::Journal, limits: &file::Limits) -> Limits {
         let default = Limits::default();
         let chosen = Limits {
+            events: default.events,
             running: limits.running.as_ref().map_or(default.running, |number| number.get_usize()),
             pending: limits.pending.as_ref().map_or(default.pending, |number| number.get_usize()),
             kept_executed: journal

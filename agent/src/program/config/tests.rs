@@ -12,6 +12,7 @@ use super::{FirmwareInstaller, Settings, Surroundings};
 mod attributes;
 mod diagnostics;
 mod endpoints;
+mod events;
 mod firmware;
 mod mistakes;
 mod mqtt;

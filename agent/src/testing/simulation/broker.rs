@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use iotdm_core::Qos;
 use serde_json::{Value, json};
 
 use crate::engine::{Delivered, Delivery, Input, Lost, PublishId};
@@ -18,6 +19,10 @@ pub(crate) struct Broker {
     pub(crate) pubacks: bool,
     /// Whether answers are refused, as brokers with MQTT 5 may do.
     pub(crate) refuses_answers: bool,
+    /// Whether it ends the connection at an event, as brokers do at a topic that they forbid.
+    pub(crate) ends_at_events: bool,
+    /// Whether nobody has to subscribe to anything.
+    pub(crate) allows_all: bool,
     pub(crate) has_session: bool,
     /// How many deliveries it sends before it waits for PUBACKs.
     pub(crate) window: usize,
@@ -74,6 +79,7 @@ impl Message {
 enum Up {
     Ack(u16),
     Publish(PublishId, String, Bytes),
+    Event(PublishId, String, Bytes, Qos),
 }
 
 impl Default for Broker {
@@ -84,6 +90,8 @@ impl Default for Broker {
             grants: true,
             pubacks: true,
             refuses_answers: false,
+            ends_at_events: false,
+            allows_all: false,
             has_session: false,
             window: 20,
             rc: BTreeMap::new(),
@@ -167,6 +175,14 @@ impl Broker {
         }
     }
 
+    pub(crate) fn publish_event(&mut self, id: PublishId, topic: String, payload: Bytes, qos: Qos) {
+        assert!(payload.len() <= 131_072, "an event of {} bytes ends the connection", payload.len());
+        assert!(self.epoch.is_none() || self.is_subscribed || self.allows_all, "an event before SUBACK");
+        if self.is_connected() {
+            self.up.push_back(Up::Event(id, topic, payload, qos));
+        }
+    }
+
     /// A message of the platform is queued for the device; its number.
     pub(crate) fn route(&mut self, topic: &str, payload: Vec<u8>) -> u64 {
         self.route_as(topic, payload, false, false)
@@ -211,14 +227,31 @@ impl Broker {
             Some(Up::Publish(id, topic, payload)) => {
                 laws.received(id);
                 self.platform_receives(topic, payload);
-                if self.pubacks {
-                    inputs.push_back(Input::Acknowledged(id));
-                } else {
-                    self.held_back.push(id);
+                self.confirm(id, inputs);
+            }
+            Some(Up::Event(..)) if self.ends_at_events => {
+                self.cut();
+                inputs.push_back(Input::Disconnected(Lost::Other));
+            }
+            // At QoS 0 the link says that it is written; there is no PUBACK to hold back.
+            Some(Up::Event(id, topic, payload, qos)) => {
+                laws.event_received(&payload);
+                self.received.push(Received { topic, payload });
+                match qos {
+                    Qos::AtMostOnce => inputs.push_back(Input::Acknowledged(id)),
+                    Qos::AtLeastOnce => self.confirm(id, inputs),
                 }
             }
         }
         true
+    }
+
+    fn confirm(&mut self, id: PublishId, inputs: &mut VecDeque<Input>) {
+        if self.pubacks {
+            inputs.push_back(Input::Acknowledged(id));
+        } else {
+            self.held_back.push(id);
+        }
     }
 
     pub(crate) fn release_pubacks(&mut self, inputs: &mut VecDeque<Input>) {

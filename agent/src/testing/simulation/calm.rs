@@ -55,7 +55,8 @@ impl Life<'_> {
     fn is_settled(&self) -> bool {
         let Some(agent) = &self.world.agent else { return false };
         let engine = &agent.engine;
-        engine.unfinished() == 0 && engine.is_managed() && engine.is_quiet() && !self.world.broker.has_work()
+        let at_rest = engine.unfinished() == 0 && engine.is_quiet() && engine.events().waiting == 0;
+        at_rest && engine.is_managed() && !self.world.broker.has_work()
     }
 
     /// A device that has nothing to do does nothing, but for renewing manage.

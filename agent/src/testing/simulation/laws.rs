@@ -2,6 +2,7 @@
 
 mod answers;
 mod attributes;
+pub(crate) mod events;
 mod rest;
 mod starts;
 mod track;
@@ -24,6 +25,7 @@ use super::{Law, Violation};
 
 use self::answers::ticket_in;
 use self::attributes::{Attributes, level_in, place_in};
+use self::events::Events;
 pub(crate) use self::track::Copy;
 use self::track::{Running, Track};
 
@@ -65,6 +67,7 @@ pub(crate) struct Laws {
     started_at: Duration,
     reports: BTreeMap<Ticket, Report>,
     pub(crate) attributes: Attributes,
+    events: Events,
 }
 
 #[derive(Debug)]
@@ -124,6 +127,7 @@ impl Laws {
             started_at: Duration::ZERO,
             reports: BTreeMap::new(),
             attributes: Attributes::of(settings),
+            events: Events::default(),
         }
     }
 
@@ -234,11 +238,7 @@ impl Laws {
             copy.excused = true;
         }
         self.reports.values_mut().for_each(|report| report.excused = true);
-    }
-
-    /// The platform refuses reports, or does not answer them: their retry budget may end.
-    pub(crate) fn excuse_reports(&mut self) {
-        self.reports.values_mut().for_each(|report| report.excused = true);
+        self.events_lost_with_the_journal();
     }
 
     pub(crate) fn agent_started(&mut self, at: Duration, boot: u64) {
@@ -255,11 +255,6 @@ impl Laws {
                 track.deaths += 1;
             }
         }
-    }
-
-    /// The product reports something; whether it is told that it was kept.
-    pub(crate) fn reported(&mut self, ticket: Ticket) {
-        self.reports.insert(ticket, Report::default());
     }
 
     // --- what the engine is told, and what it tells
@@ -319,6 +314,7 @@ impl Laws {
         self.publishes.clear();
         self.connected_at = None;
         self.attributes.notified_at = None;
+        self.events_disconnected();
     }
 
     fn with_running(&mut self, key: KeyHash, change: impl FnOnce(&mut Track)) {
@@ -340,6 +336,7 @@ impl Laws {
                 }
             }
             Effect::Publish { id, topic, payload } => self.published(*id, topic, payload),
+            Effect::PublishEvent { payload, qos, .. } => self.event_published(payload, *qos),
             Effect::Start(task) => self.started(task),
             Effect::Cancel(key) => {
                 self.with_running(*key, |track| track.cancelled = true);
@@ -356,6 +353,7 @@ impl Laws {
                 if let Some(report) = self.reports.get_mut(ticket) {
                     report.confirmed = true;
                 }
+                self.event_confirmed(*ticket);
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use iotdm_core::{LogEntry, Report, ReqId, Severity};
 use serde_json::json;
 
+use crate::config::DropPolicy;
 use crate::engine::{Fingerprint, Input, KeyHash, TaskMoment, Ticket};
 use crate::store::CrashOutcome;
 
@@ -21,7 +22,7 @@ pub(super) struct Life<'a> {
     plan: &'a Plan,
     pub(super) world: World,
     asked: Vec<(String, Ask, Kind)>,
-    tickets: u64,
+    pub(super) tickets: u64,
     device: Device,
     pub(super) is_calm: bool,
     counts: Counts,
@@ -46,6 +47,12 @@ impl<'a> Life<'a> {
             }
             if bounds & 8 == 8 {
                 settings.manage.lifetime = LIFETIME;
+            }
+            if bounds & 16 == 16 {
+                (limits.events.count, limits.events.bytes) = (4, 8 * 1024);
+            }
+            if bounds & 32 == 32 {
+                limits.events.policy = DropPolicy::Newest;
             }
             if bounds & 128 == 128 {
                 settings.attributes.thresholds.insert("level".into(), threshold());
@@ -162,6 +169,8 @@ impl<'a> Life<'a> {
             Act::Stall => self.stall(a),
             Act::SetAttribute => self.change_attribute(a),
             Act::Report => self.report(),
+            Act::Event => self.publish(a, b, 1),
+            Act::Events => self.publish(a, b, usize::from(b / 2)),
             Act::WantManaged => self.input(Input::WantManaged(a % 2 == 0)),
             Act::Garbage => {
                 let (topic, payload) = GARBAGE[usize::from(a) % GARBAGE.len()];

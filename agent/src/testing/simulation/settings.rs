@@ -6,7 +6,7 @@ use std::time::Duration;
 use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
-use crate::config::Limits;
+use crate::config::{DropPolicy, EventLimits, Limits};
 use crate::engine::{AttributeRules, Settings, Threshold};
 
 pub(crate) fn secs(secs: u64) -> Duration {
@@ -59,12 +59,16 @@ pub(crate) fn settings() -> Settings {
             ("level".into(), json!(1)),
         ],
         attributes: AttributeRules::default(),
-        limits: Limits::default(),
+        limits: Limits { events: EVENTS, ..Limits::default() },
         unnoticed: secs(120),
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }
 }
+
+/// The store of events, small enough to be filled by a burst or two.
+const EVENTS: EventLimits = EventLimits { bytes: 300 * 1024, count: 64, policy: DropPolicy::Oldest };
 
 /// When a change of `level` is notified, in lives that have it.
 pub(crate) fn threshold() -> Threshold {

@@ -150,7 +150,7 @@ impl World {
     /// The process dies where it stands.
     pub(crate) fn crash(&mut self) {
         self.tell(|| "the process dies".into());
-        self.agent = None;
+        self.laws.events_counted(self.agent.take().map(|agent| agent.engine.events()).unwrap_or_default());
         self.crash_at = None;
         self.broker.cut();
         self.laws.agent_died(self.elapsed);
@@ -312,10 +312,10 @@ impl World {
             }
             Effect::Acknowledge(delivery) => self.broker.acknowledge(delivery),
             Effect::Publish { id, topic, payload } => {
-                self.story
-                    .tell(self.elapsed, || format!("the agent publishes on {topic}: {}", shown(&payload)));
+                self.tell_publish(&topic, &payload);
                 self.broker.publish(id, topic, payload);
             }
+            Effect::PublishEvent { id, topic, payload, qos } => self.publish_event(id, topic, payload, qos),
             Effect::Start(task) => self.start_task(task),
             Effect::Cancel(key) => {
                 if self.obeys_cancel && agent.tasks.remove(&key).is_some() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use iotdm_agent::Limits;
+use iotdm_agent::{EventLimits, Limits};
 use iotdm_agent::engine::{AttributeRules, Settings};
 use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
@@ -37,6 +37,7 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         attributes: AttributeRules::default(),
         limits: LIMITS,
         unnoticed: Duration::from_secs(120),
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }
@@ -51,6 +52,7 @@ const LIMITS: Limits = Limits {
     kept_bytes: 12_000,
     outbox: 4,
     shutdown_grace: Duration::from_secs(10),
+    events: EventLimits::DEFAULT,
 };
 
 /// What waits, what is kept for replays, and answers that wait to be sent: at their bound requests are still finished.

@@ -50,6 +50,10 @@ impl Connection for Recorder<Box<dyn Connection>> {
         self.inner.publish(id, topic, payload);
     }
 
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.inner.publish_once(id, topic, payload);
+    }
+
     fn disconnect(&mut self) {
         self.inner.disconnect();
     }
