@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
 use crate::config::Limits;
@@ -25,6 +25,7 @@ pub(crate) fn policy(phases: Phases, interrupted: Interrupted) -> Policy {
         late: Late::Run,
         interrupted,
         attempts: 3,
+        acknowledge: Acknowledge::Durable,
     }
 }
 
