@@ -1,4 +1,5 @@
 mod attributes;
+mod commands;
 
 use std::fmt;
 use std::future::Future;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Location, Manage,
-    Policy, Report, Route, System, Table, TableError,
+    Action, Bundle, ClientKind, Declined, ExtensionPackage, Failure, Handler, Location, Manage, Policy,
+    Report, Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -279,12 +280,11 @@ impl Builder {
         let (state, state_receiver) = watch::channel(State::Disconnected);
         let (handle, commands) = Handle::new(state_receiver.clone());
         let device = Device { handle: handle.clone(), state: state_receiver };
-        let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
         let driver = Driver {
             settings,
             identity: self.config.identity.client_id(),
-            broker,
-            filters: vec![format!("{}#", <Route as Direction>::ROOT)],
+            broker: format!("{}:{}", self.config.broker.host, self.config.broker.port),
+            filters: commands::filters(&self.table),
             table: Arc::new(self.table),
             system,
             source,

@@ -16,8 +16,10 @@
 //! between two runs of the same inputs.
 
 mod accept;
+mod acknowledge;
 mod answers;
 mod attributes;
+mod command;
 mod event;
 mod finish;
 mod judge;
@@ -46,6 +48,7 @@ use serde_json::Value;
 use crate::config::Limits;
 use crate::journal::Write;
 
+use self::acknowledge::Withheld;
 use self::answers::{Answers, Pruned};
 use self::noise::Noise;
 use self::outbox::Outbox;
@@ -89,6 +92,7 @@ pub struct Engine {
     outbox: Outbox,
     /// Deliveries that wait for room in the outbox, and when they arrived.
     deferred: VecDeque<(Moment, Delivered)>,
+    withheld: Withheld,
     session: Session,
     quarantine: bool,
     mark: Option<Moment>,
@@ -161,6 +165,7 @@ impl Engine {
             stopping: false,
             outbox: Outbox::default(),
             deferred: VecDeque::new(),
+            withheld: Withheld::default(),
             session: Session::default(),
             quarantine: false,
             mark: None,
@@ -266,12 +271,14 @@ impl Engine {
     fn settle_down(&mut self) {
         self.take_deferred();
         self.start_waiting();
+        self.watch_withheld();
         self.flush_outbox();
         self.watch_window();
     }
 
     fn timeout(&mut self, timer: Timer) {
         match timer {
+            Timer::Task(key) if self.handled_waited_too_long(key) => {}
             Timer::Task(key) => self.task_overran(key),
             Timer::Lane(key) => self.lane_wait_over(key),
             Timer::Restart(key) => self.restart_never_came(key),
@@ -308,8 +315,11 @@ impl Engine {
         }
     }
 
-    /// The record of this request must be durable before anything that follows from it.
+    /// The record of this request must be durable before anything that follows from it. A handled command has none.
     fn write_due(&mut self, key: KeyHash) {
+        if self.requests.get(&key).is_some_and(|request| request.handled.is_some()) {
+            return;
+        }
         self.out.dirty.insert(key);
         self.out.due = true;
     }

@@ -187,7 +187,11 @@ impl Policy {
             budget: C::BUDGET,
             perform_budget: Duration::ZERO,
             late: C::LATE,
-            interrupted: C::INTERRUPTED,
+            interrupted: match C::ACKNOWLEDGE {
+                Acknowledge::Durable => C::INTERRUPTED,
+                // The broker repeats it in any case.
+                Acknowledge::Handled => Interrupted::RunAgain,
+            },
             attempts: C::ATTEMPTS,
             acknowledge: C::ACKNOWLEDGE,
         }

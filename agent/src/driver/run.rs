@@ -130,9 +130,14 @@ impl<'a> Run<'a> {
                 self.ever_connected = true;
                 Input::Connected { session_present }
             }
-            LinkEvent::Subscribed { granted } => {
+            LinkEvent::Subscribed { granted, refused } => {
                 if granted {
                     info!("connected to {} as {}", self.driver.broker, self.driver.identity);
+                }
+                for filter in refused.iter().filter_map(|place| self.driver.filters.get(*place)) {
+                    error!(
+                        "the broker refused the subscription to {filter}: check this client's permissions there"
+                    );
                 }
                 Input::Subscribed { granted }
             }
@@ -168,6 +173,8 @@ impl<'a> Run<'a> {
             Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
             Command::WantManaged(wanted) => Input::WantManaged(wanted),
+            // Whoever waited may have gone.
+            Command::Counters(done) => return done.send(self.engine.counters()).unwrap_or_default(),
             Command::Replace(actions, done) => return self.replace(actions, done),
         };
         self.input(input);

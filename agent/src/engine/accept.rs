@@ -13,7 +13,7 @@ use crate::journal::Class;
 use super::Engine;
 use super::answers::{Answer, Body};
 use super::event::{Delivered, Effect, Lost, Timer};
-use super::key::{Fingerprint, KeyHash};
+use super::key::{Fingerprint, KeyHash, digest};
 use super::request::{LANE_WAIT, Request, Stage, takes_lane};
 use super::time::{Age, Moment, millis};
 
@@ -70,17 +70,38 @@ impl Engine {
     }
 
     fn accept(&mut self, arrived: Moment, delivered: Delivered) {
+        if self.withheld.is_full() {
+            self.note("more is unacknowledged than can be", "the connection is ended");
+            self.effect(Effect::Disconnect);
+            return self.disconnected(Lost::Other);
+        }
         let delivery = delivered.delivery;
-        self.take(arrived, delivered);
+        let topic = Topic::<Route>::parse(&delivered.topic);
+        let is_command = matches!(topic, Some(Topic { route: Route::Command { .. }, .. }));
+        let content = match is_command || !self.withheld.is_empty() {
+            true => digest(&[delivered.topic.as_bytes(), &delivered.payload]),
+            false => [0; 16],
+        };
+        let is_repeated = delivery.is_some_and(|delivery| self.withheld.holds(delivery, content));
+        let waits_for = match topic {
+            Some(_) if is_command && is_repeated => None,
+            Some(Topic { subject, route: route @ Route::Command { .. } }) => {
+                self.take_command(arrived, route, subject, &delivered)
+            }
+            topic => {
+                self.take(arrived, topic, delivered);
+                None
+            }
+        };
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
-        if let Some(delivery) = delivery {
-            self.effect(Effect::Acknowledge(delivery));
+        if let Some(delivery) = delivery.filter(|_| !is_repeated) {
+            self.acknowledge(delivery, content, waits_for);
         }
     }
 
-    fn take(&mut self, arrived: Moment, delivered: Delivered) {
-        let Some(Topic { subject, route }) = Topic::<Route>::parse(&delivered.topic) else {
+    fn take(&mut self, arrived: Moment, topic: Option<Topic<Route>>, delivered: Delivered) {
+        let Some(Topic { subject, route }) = topic else {
             return self.note("message on a foreign topic", "it is dropped");
         };
         let envelope = match Envelope::parse(&delivered.payload) {
@@ -176,6 +197,7 @@ impl Engine {
             arrived,
             age: self.age_on_arrival(),
             works: false,
+            handled: None,
             stage: Stage::Queued,
         };
         match request.route {
@@ -184,8 +206,8 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, key: KeyHash, request: Request) {
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+    pub(super) fn admit(&mut self, key: KeyHash, request: Request) {
+        let Some(policy) = self.policy(&request.route) else {
             let refusal = Refusal::unsupported("this device does not offer that action");
             return self.pass(request.subject, &request.req_id.to_raw(), request.fingerprint, &refusal);
         };
@@ -248,6 +270,9 @@ impl Engine {
         refusal: &Refusal,
         d: Option<&RawValue>,
     ) {
+        if request.is_command() {
+            return self.drop_command(request, refusal);
+        }
         let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Passing };
         if let Some(held_back) = self.noise.count("refused", self.now.monotonic) {
             warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");
@@ -282,11 +307,12 @@ impl Engine {
     }
 
     /// How old a request that arrives at this moment may be.
-    fn age_on_arrival(&self) -> Age {
+    pub(super) fn age_on_arrival(&self) -> Age {
+        let delay = self.withheld.delay(self.now.monotonic);
         if self.session.fence_is_lifted() {
-            return Age::AtMostMs(0);
+            return Age::AtMostMs(millis(delay));
         }
-        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed));
+        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed + self.withheld_unnoticed()));
         self.mark
             .as_ref()
             .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))

@@ -3,6 +3,7 @@
 mod answers;
 mod attributes;
 mod bounds;
+mod commands;
 mod disruptive;
 mod durable;
 mod kept;

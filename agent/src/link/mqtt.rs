@@ -216,8 +216,12 @@ fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Opti
     match packet {
         Packet::ConnAck(ack) => Some(LinkEvent::Connected { session_present: ack.session_present }),
         Packet::SubAck(ack) => {
-            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) })
+            let is_refused = |code: &SubscribeReasonCode| *code == SubscribeReasonCode::Failure;
+            let codes = ack.return_codes.iter().enumerate();
+            let refused: Vec<usize> =
+                codes.filter(|(_, code)| is_refused(code)).map(|(place, _)| place).collect();
+            let granted = !ack.return_codes.is_empty() && refused.first() != Some(&0);
+            Some(LinkEvent::Subscribed { granted, refused })
         }
         Packet::Publish(publish) => Some(LinkEvent::Message {
             packet: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),

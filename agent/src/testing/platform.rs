@@ -248,7 +248,7 @@ impl Platform {
         self.of(id, |inner| {
             let granted = !inner.refuse_subscription;
             inner.session |= granted;
-            inner.event(LinkEvent::Subscribed { granted });
+            inner.event(LinkEvent::Subscribed { granted, refused: Vec::new() });
             inner.deliver();
         });
     }

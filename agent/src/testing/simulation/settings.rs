@@ -44,6 +44,16 @@ pub(crate) fn settings() -> Settings {
         (lamp("after"), refuse(Phases::AnswerThenWork)),
         (lamp("late"), Policy { late: Late::RefuseAfter(FRESH_FOR), ..refuse(Phases::AnswerThenWork) }),
         (lamp("fresh"), fresh),
+        (Route::command("once", "json"), refuse(Phases::WorkThenAnswer)),
+        (Route::command("again", "json"), policy(Phases::WorkThenAnswer, Interrupted::RunAgain)),
+        (Route::command("fresh", "+"), fresh),
+        (
+            Route::command("held", "json"),
+            Policy {
+                acknowledge: Acknowledge::Handled,
+                ..policy(Phases::WorkThenAnswer, Interrupted::RunAgain)
+            },
+        ),
     ]);
     let supports = Supports {
         device_actions: true,
