@@ -233,7 +233,7 @@ pub(crate) fn is_declarable(level: &str) -> bool {
     level == ANY || is_level(level)
 }
 
-/// One level of a topic name as MQTT has it, and not empty (`docs/protocol.md` §8).
+/// One level of a topic name as MQTT has it, and not empty (`docs/connect/commands.md`).
 fn is_level(level: &str) -> bool {
     !level.is_empty() && level.len() <= MAX_LEVEL_BYTES && !level.contains(['/', '+', '#', '\0'])
 }

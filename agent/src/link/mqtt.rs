@@ -297,6 +297,23 @@ mod tests {
         assert!(matches!(event, LinkEvent::Lost(Lost::Other, _)), "{event:?}");
     }
 
+    #[test]
+    fn a_filter_that_was_refused_is_told_by_its_place() {
+        use SubscribeReasonCode::{Failure, Success};
+        let told = |codes: &[SubscribeReasonCode]| {
+            let ack = rumqttc::mqttbytes::v4::SubAck::new(1, codes.to_vec());
+            match incoming(Packet::SubAck(ack), &mut BTreeMap::new()) {
+                Some(LinkEvent::Subscribed { granted, refused }) => (granted, refused),
+                other => panic!("{other:?}"),
+            }
+        };
+        let granted = Success(QoS::AtLeastOnce);
+        assert_eq!(told(&[granted, granted]), (true, vec![]));
+        assert_eq!(told(&[granted, Failure, granted]), (true, vec![1]));
+        assert_eq!(told(&[Failure, granted]), (false, vec![0]));
+        assert_eq!(told(&[]), (false, vec![]));
+    }
+
     /// What is handed over behind a gap would take the acknowledgement of what is missing.
     #[tokio::test]
     async fn after_something_was_not_taken_nothing_follows_it() {

@@ -63,6 +63,10 @@ pub enum Law {
     LateIsADecision,
     /// P10.
     DamageDoesNotBrick,
+    /// A command that was accepted ends once; one that waits for its handler is acknowledged after it.
+    CommandsEndOnce,
+    /// PUBACKs leave in the order of arrival.
+    AcknowledgedInOrder,
     /// When everything works again, the device is managed and comes to rest.
     Quiet,
     /// Nothing panics.
@@ -71,7 +75,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::AcceptedIsKept,
         Self::NoReplayRuns,
         Self::EveryDeliveryIsAnswered,
@@ -82,6 +86,8 @@ impl Law {
         Self::EverythingIsBounded,
         Self::LateIsADecision,
         Self::DamageDoesNotBrick,
+        Self::CommandsEndOnce,
+        Self::AcknowledgedInOrder,
         Self::Quiet,
         Self::NoPanic,
     ];
@@ -100,6 +106,8 @@ impl fmt::Display for Law {
             Self::EverythingIsBounded => "P8, everything is bounded",
             Self::LateIsADecision => "P9, late is a decision",
             Self::DamageDoesNotBrick => "P10, a damaged journal does not brick the device",
+            Self::CommandsEndOnce => "a command ends once",
+            Self::AcknowledgedInOrder => "PUBACKs leave in the order of arrival",
             Self::Quiet => "the device comes to rest",
             Self::NoPanic => "nothing panics",
         })

@@ -124,6 +124,11 @@ impl Kind {
         )
     }
 
+    /// Whether nobody is answered.
+    pub(crate) fn is_command(self) -> bool {
+        matches!(self, Self::CommandOnce | Self::CommandAgain | Self::CommandFresh | Self::CommandHeld)
+    }
+
     /// Whether the answer comes first, and the work after it.
     pub(crate) fn works_after(self) -> bool {
         matches!(self, Self::Reboot | Self::Reset | Self::Download | Self::Update | Self::After | Self::Late)

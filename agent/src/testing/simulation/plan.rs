@@ -40,7 +40,7 @@ macro_rules! acts {
 
 acts! {
     /// The platform asks for something.
-    Ask = 30,
+    Ask = 26,
     /// The platform sends a request once more.
     Replay = 14,
     /// The platform uses a reqId for another request.
@@ -52,9 +52,9 @@ acts! {
     /// The broker delivers an unacknowledged message again, on the same connection.
     Redeliver = 4,
     /// A message of the agent reaches the broker.
-    Arrive = 28,
+    Arrive = 26,
     /// The agent takes what waits for it.
-    Take = 24,
+    Take = 22,
     /// A handler returns.
     Return = 30,
     /// Everything happens that happens at once.
@@ -103,6 +103,8 @@ acts! {
     Garbage = 1,
     /// A retained request arrives.
     Retained = 1,
+    /// An application commands something.
+    Command = 8,
 }
 
 impl Act {

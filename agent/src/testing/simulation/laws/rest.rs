@@ -97,6 +97,7 @@ impl Laws {
         laws.judge_promises();
         laws.judge_reuse();
         laws.judge_reports();
+        laws.judge_commands(&world.disk);
     }
 
     fn judge_copies(&mut self) {
