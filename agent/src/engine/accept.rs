@@ -28,6 +28,9 @@ impl Engine {
         let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
+            if self.is_deferred(&delivered) {
+                return;
+            }
             if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {
                 self.note("more is waiting than can be held", "the connection is ended");
                 self.effect(Effect::Disconnect);

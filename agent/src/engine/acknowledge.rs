@@ -10,7 +10,7 @@ use std::time::Duration;
 use iotdm_core::{Acknowledge, Policy};
 
 use super::Engine;
-use super::event::{Delivery, Effect};
+use super::event::{Delivered, Delivery, Effect};
 use super::key::KeyHash;
 
 /// The acknowledgements of this connection that may not leave yet.
@@ -104,6 +104,14 @@ impl Engine {
             return self.effect(Effect::Acknowledge(delivery));
         }
         self.withheld.push(Entry { delivery, content, waits_for }, self.now.monotonic);
+    }
+
+    /// Whether this very message waits already, on this connection, under its packet identifier.
+    pub(super) fn is_deferred(&self, delivered: &Delivered) -> bool {
+        self.deferred.iter().any(|(_, waiting)| {
+            let is_it = delivered.delivery.is_some() && waiting.delivery == delivered.delivery;
+            is_it && waiting.topic == delivered.topic && waiting.payload == delivered.payload
+        })
     }
 
     /// The handler of this command has ended.

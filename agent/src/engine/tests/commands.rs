@@ -281,6 +281,19 @@ fn beyond_the_bound_a_command_is_dropped_counted_and_acknowledged() {
 }
 
 #[test]
+fn a_repetition_of_what_waits_for_room_in_the_outbox_is_the_same_command() {
+    let mut world = World::with(|settings| settings.limits.outbox = 1);
+    world.broker.pubacks = false;
+    world.deliver("r1", observe("level"));
+    world.command("again", "1");
+    assert!(world.commands().is_empty());
+    let (_, delivered) = world.broker.deliver_again(0).unwrap();
+    world.input(Input::Delivered(delivered));
+    world.puback();
+    assert_eq!((world.commands(), world.broker.unacknowledged()), (vec!["1".to_owned()], 0));
+}
+
+#[test]
 fn a_restart_of_the_device_interrupts_a_command_as_it_declares() {
     let mut world = World::new();
     world.command("once", "1");
