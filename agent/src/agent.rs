@@ -1,4 +1,5 @@
 mod attributes;
+mod commands;
 mod endpoint;
 pub(crate) mod events;
 
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Location, Manage,
-    Policy, Report, Route, System, Table, TableError,
+    Action, Bundle, ClientKind, Declined, ExtensionPackage, Failure, Handler, Location, Manage, Policy,
+    Report, Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -286,7 +287,7 @@ impl Builder {
             settings,
             identity: self.config.identity.client_id(),
             broker,
-            filters: vec![format!("{}#", <Route as Direction>::ROOT)],
+            filters: commands::filters(&self.table),
             table: Arc::new(self.table),
             system,
             source,

@@ -16,9 +16,11 @@
 //! between two runs of the same inputs.
 
 mod accept;
+mod acknowledge;
 mod age;
 mod answers;
 mod attributes;
+mod command;
 mod event;
 mod events;
 mod finish;
@@ -49,6 +51,7 @@ use serde_json::Value;
 use crate::config::Limits;
 use crate::journal::Write;
 
+use self::acknowledge::Withheld;
 use self::answers::{Answers, Pruned};
 use self::events::Events;
 use self::noise::Noise;
@@ -96,6 +99,7 @@ pub struct Engine {
     events: Events,
     /// Deliveries that wait for room in the outbox, and when they arrived.
     deferred: VecDeque<(Moment, Delivered)>,
+    withheld: Withheld,
     session: Session,
     quarantine: bool,
     mark: Option<Moment>,
@@ -171,6 +175,7 @@ impl Engine {
             outbox: Outbox::default(),
             events: Events::default(),
             deferred: VecDeque::new(),
+            withheld: Withheld::default(),
             session: Session::default(),
             quarantine: false,
             mark: None,
@@ -281,6 +286,7 @@ impl Engine {
     fn settle_down(&mut self) {
         self.take_deferred();
         self.start_waiting();
+        self.watch_withheld();
         self.flush_outbox();
         self.flush_events();
         self.watch_window();
@@ -288,6 +294,7 @@ impl Engine {
 
     fn timeout(&mut self, timer: Timer) {
         match timer {
+            Timer::Task(key) if self.handled_waited_too_long(key) => {}
             Timer::Task(key) => self.task_overran(key),
             Timer::Lane(key) => self.lane_wait_over(key),
             Timer::Restart(key) => self.restart_never_came(key),
@@ -326,8 +333,11 @@ impl Engine {
         }
     }
 
-    /// The record of this request must be durable before anything that follows from it.
+    /// The record of this request must be durable before anything that follows from it. A handled command has none.
     fn write_due(&mut self, key: KeyHash) {
+        if self.requests.get(&key).is_some_and(|request| request.handled.is_some()) {
+            return;
+        }
         self.out.dirty.insert(key);
         self.out.due = true;
     }

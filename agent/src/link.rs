@@ -79,8 +79,10 @@ pub enum LinkEvent {
     },
     /// SUBACK.
     Subscribed {
-        /// Whether every filter was granted.
+        /// Whether the first filter was granted: that of the requests.
         granted: bool,
+        /// Which others were not, by their place among the filters.
+        refused: Vec<usize>,
     },
     /// PUBLISH.
     Message {

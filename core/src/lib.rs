@@ -17,6 +17,7 @@
 //!
 //! * **The wire**: [`Topic`], [`Route`], [`Envelope`], [`Response`]: parsed once at the edge, built from one place.
 //! * **Actions**: [`Action`] names what the platform may ask; its reply *type* is the code it answers with.
+//! * **Commands**: [`Command`] names what applications may tell the device; [`OnCommand`] carries it out, unanswered.
 //! * **Handlers**: [`Handler`] carries an action out; [`Context`] is all it sees of the agent.
 //! * **The table**: [`Table`] is typed where handlers are registered and erased where requests are routed. It enforces
 //!   what the schemas of requests say, and prints them: as JSON Schema, and as [`ExtensionPackage`]s for the platform.
@@ -27,6 +28,7 @@
 
 mod action;
 mod actions;
+mod command;
 mod envelope;
 mod event;
 mod extension;
@@ -47,6 +49,10 @@ pub use action::{Action, Empty, Interrupted, Late, Phases, Policy, RequestBody};
 pub use actions::{
     AttributeValue, Cancel, CancelRequest, DeviceUpdate, Download, FactoryReset, FieldName, Observe,
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
+};
+pub use command::{
+    Acknowledge, Command, CommandMessage, Json, LONGEST_HANDLED, MAX_COMMAND_FILTERS, OnCommand, Payload,
+    Received,
 };
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
 pub use event::{Event, EventError, EventTopic, PublishError, Qos, TopicLevel, TopicLevelError};

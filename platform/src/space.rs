@@ -204,6 +204,12 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// The full topic of a command.
+    pub(crate) fn command(&self, id: &str, format: &str) -> String {
+        let topic = Topic { subject: self.subject.clone(), route: Route::command(id, format) };
+        format!("{}{topic}", self.prefix)
+    }
+
     /// The full topic for a suffix of `docs/protocol.md` §3, or for any other text.
     pub(crate) fn topic(&self, suffix: &str) -> String {
         format!("{}{}{}{suffix}", self.prefix, Route::ROOT, self.subject)

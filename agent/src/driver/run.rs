@@ -137,12 +137,13 @@ impl<'a> Run<'a> {
                 }
                 Input::Connected { session_present }
             }
-            LinkEvent::Subscribed { granted } => {
+            LinkEvent::Subscribed { granted, refused } => {
                 if granted {
                     info!("connected to {} as {}", self.driver.broker, self.driver.identity);
-                } else {
+                }
+                for filter in refused.iter().filter_map(|place| self.driver.filters.get(*place)) {
                     error!(
-                        "{} refused a subscription of {}: check its permissions there",
+                        "{} refused the subscription of {} to {filter}: check its permissions there",
                         self.driver.broker, self.driver.identity
                     );
                 }
@@ -182,6 +183,8 @@ impl<'a> Run<'a> {
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
             Command::Publish(event, done) => Input::Publish(event, Some(self.ticket(done))),
             Command::WantManaged(wanted) => Input::WantManaged(wanted),
+            // Whoever waited may have gone.
+            Command::Counters(done) => return done.send(self.engine.counters()).unwrap_or_default(),
             Command::Replace(actions, done) => return self.replace(actions, done),
         };
         self.input(input);

@@ -10,6 +10,8 @@ use tokio_util::task::TaskTracker;
 use crate::agent::State;
 
 use super::events::EventDesk;
+/// How often something has occurred, by its name.
+pub(crate) type Counters = BTreeMap<&'static str, u64>;
 
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
@@ -24,6 +26,8 @@ pub(crate) enum Command {
     Report(Report, Done),
     Publish(Event, Done),
     WantManaged(bool),
+    /// How often each kind of thing that nobody is answered for has occurred.
+    Counters(oneshot::Sender<Counters>),
     /// These actions in the place of those that can be replaced.
     Replace(Table, Replaced),
 }
@@ -112,6 +116,18 @@ impl Handle {
 
     pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), Declined> {
         self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| Declined::Stopping)
+    }
+
+    pub(crate) async fn counters(&self) -> Result<Counters, Declined> {
+        loop {
+            let (done, answer) = oneshot::channel();
+            self.commands.send(Command::Counters(done)).await.map_err(|_| Declined::Stopping)?;
+            match answer.await {
+                Ok(counters) => return Ok(counters),
+                Err(_) if self.commands.is_closed() => return Err(Declined::Stopping),
+                Err(_) => {}
+            }
+        }
     }
 
     /// `None` when the agent has ended.

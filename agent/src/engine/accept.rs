@@ -13,7 +13,7 @@ use crate::journal::Class;
 use super::Engine;
 use super::answers::{Answer, Body};
 use super::event::{Delivered, Effect, Lost, Timer};
-use super::key::{Fingerprint, KeyHash};
+use super::key::{Fingerprint, KeyHash, digest};
 use super::request::{LANE_WAIT, Request, Stage, takes_lane};
 use super::time::{Age, Moment};
 
@@ -28,6 +28,9 @@ impl Engine {
         let arrived = Moment::at(self.now, &self.settings.boot);
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
+            if self.is_deferred(&delivered) {
+                return;
+            }
             if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {
                 self.note("more is waiting than can be held", "the connection is ended");
                 self.effect(Effect::Disconnect);
@@ -70,17 +73,38 @@ impl Engine {
     }
 
     fn accept(&mut self, arrived: Moment, delivered: Delivered) {
+        if self.withheld.is_full() {
+            self.note("more is unacknowledged than can be", "the connection is ended");
+            self.effect(Effect::Disconnect);
+            return self.disconnected(Lost::Other);
+        }
         let delivery = delivered.delivery;
-        self.take(arrived, delivered);
+        let topic = Topic::<Route>::parse(&delivered.topic);
+        let is_command = matches!(topic, Some(Topic { route: Route::Command { .. }, .. }));
+        let content = match is_command || !self.withheld.is_empty() {
+            true => digest(&[delivered.topic.as_bytes(), &delivered.payload]),
+            false => [0; 16],
+        };
+        let is_repeated = delivery.is_some_and(|delivery| self.withheld.holds(delivery, content));
+        let waits_for = match topic {
+            Some(_) if is_command && is_repeated => None,
+            Some(Topic { subject, route: route @ Route::Command { .. } }) => {
+                self.take_command(arrived, route, subject, &delivered)
+            }
+            topic => {
+                self.take(arrived, topic, delivered);
+                None
+            }
+        };
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
-        if let Some(delivery) = delivery {
-            self.effect(Effect::Acknowledge(delivery));
+        if let Some(delivery) = delivery.filter(|_| !is_repeated) {
+            self.acknowledge(delivery, content, waits_for);
         }
     }
 
-    fn take(&mut self, arrived: Moment, delivered: Delivered) {
-        let Some(Topic { subject, route }) = Topic::<Route>::parse(&delivered.topic) else {
+    fn take(&mut self, arrived: Moment, topic: Option<Topic<Route>>, delivered: Delivered) {
+        let Some(Topic { subject, route }) = topic else {
             return self.note("message on a foreign topic", "it is dropped");
         };
         let envelope = match Envelope::parse(&delivered.payload) {
@@ -178,6 +202,7 @@ impl Engine {
             arrived,
             age,
             works: false,
+            handled: None,
             stage: Stage::Queued,
         };
         match request.route {
@@ -186,8 +211,8 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, key: KeyHash, request: Request) {
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+    pub(super) fn admit(&mut self, key: KeyHash, request: Request) {
+        let Some(policy) = self.policy(&request.route) else {
             let refusal = Refusal::unsupported("this device does not offer that action");
             return self.pass(request.subject, &request.req_id.to_raw(), request.fingerprint, &refusal);
         };
@@ -250,6 +275,9 @@ impl Engine {
         refusal: &Refusal,
         d: Option<&RawValue>,
     ) {
+        if request.is_command() {
+            return self.drop_command(request, refusal);
+        }
         let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Passing };
         if let Some(held_back) = self.noise.count("refused", self.now.monotonic) {
             warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");

@@ -18,10 +18,11 @@ impl Engine {
     }
 
     fn age_by_order(&self) -> Age {
+        let delay = self.withheld.delay(self.now.monotonic);
         if self.session.fence_is_lifted() {
-            return Age::AtMostMs(0);
+            return Age::AtMostMs(millis(delay));
         }
-        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed));
+        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed + self.withheld_unnoticed()));
         self.mark
             .as_ref()
             .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))

@@ -118,7 +118,7 @@ pub enum Effect {
         /// Its number; deliveries carry it.
         epoch: u64,
     },
-    /// Subscribe to this device's requests at QoS 1.
+    /// Subscribe to this device's requests and commands at QoS 1.
     Subscribe,
     /// End the connection with DISCONNECT.
     Disconnect,

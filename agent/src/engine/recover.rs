@@ -97,7 +97,7 @@ impl Engine {
 
     fn resume(&mut self, key: KeyHash) {
         let request = &self.requests[&key];
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+        let Some(policy) = self.policy(&request.route) else {
             return self.resume_unsupported(key);
         };
         let lane = takes_lane(&request.route).then(|| request.subject.clone());
@@ -185,7 +185,13 @@ impl Engine {
             Request {
                 subject: topic.subject,
                 req_id,
-                route: topic.route,
+                route: match topic.route {
+                    // No unknown topic was ever recorded.
+                    Route::Unknown(suffix) => {
+                        Route::command_from_suffix(&suffix).unwrap_or(Route::Unknown(suffix))
+                    }
+                    known => known,
+                },
                 d: shared(record.d),
                 fingerprint: Fingerprint(record.fingerprint),
                 sequence: record.sequence,
@@ -193,6 +199,7 @@ impl Engine {
                 arrived: record.arrived,
                 age: record.age,
                 works: record.works,
+                handled: None,
                 stage,
             },
         );

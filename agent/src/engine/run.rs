@@ -106,7 +106,7 @@ impl Engine {
 
     /// The gate before every start: attempts and lateness. `None` lets it through.
     fn gate(&self, request: &Request) -> Option<(Class, Refusal)> {
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+        let Some(policy) = self.policy(&request.route) else {
             return Some((Class::Executed, Refusal::unsupported("this device no longer offers that action")));
         };
         if request.attempt > policy.attempts {
@@ -131,7 +131,7 @@ impl Engine {
         if let Some((class, refusal)) = self.gate(request) {
             return self.finish_refused(key, class, &refusal);
         }
-        let works = self.settings.policies[&request.route].phases == Phases::WorkThenAnswer;
+        let works = self.policy(&request.route).is_some_and(|it| it.phases == Phases::WorkThenAnswer);
         self.start_task(key, TaskMoment::Handle, slot);
         let request = self.requests.get_mut(&key).expect("it was there a moment ago");
         request.stage = Stage::Deciding;
@@ -146,13 +146,13 @@ impl Engine {
 
     pub(super) fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
         let request = &self.requests[&key];
-        let policy = self.settings.policies[&request.route];
+        let policy = *self.policy(&request.route).expect("only what has rules passes the gate");
         let budget = match moment {
             TaskMoment::Handle => policy.budget,
             TaskMoment::AfterAck => policy.perform_budget,
             TaskMoment::Recover => super::request::RECOVER_BUDGET,
         };
-        let budget = budget.min(LONGEST_BUDGET);
+        let budget = self.time_left(request, budget.min(LONGEST_BUDGET));
         let rebooted = match &request.stage {
             Stage::Judging { boot, .. } => **boot != *self.settings.boot.0,
             _ => false,
@@ -294,7 +294,7 @@ impl Engine {
                 } else {
                     self.waiting.push_back(key);
                 }
-                self.timers.clear(&Timer::Task(key));
+                self.wait_again(key);
                 self.write_due(key);
             }
             Stage::Deciding => {

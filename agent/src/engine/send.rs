@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// A random UUID, from the engine's seed.
-    fn fresh_req_id(&mut self) -> ReqId {
+    pub(super) fn fresh_req_id(&mut self) -> ReqId {
         let bits = (self.rng.u128(..) & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
         let hex = format!("{bits:032x}");
         let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);

@@ -13,6 +13,7 @@ use crate::journal::Write;
 
 use self::pause::{Ending, Endings};
 use super::Engine;
+use super::acknowledge::Withheld;
 use super::event::{Announcement, Effect, Lost, Timer};
 use super::request::{Stage, restarts};
 
@@ -205,6 +206,8 @@ impl Engine {
         self.session.fence_lifted = false;
         self.session.manage = Manage::Due;
         self.deferred.clear();
+        self.withheld = Withheld::default();
+        self.forget_unstarted_commands();
         self.outbox.disconnected();
         self.events_disconnected();
         for place in self.outbox.superseded() {
@@ -248,6 +251,7 @@ impl Engine {
     pub(super) fn lower_fence(&mut self) {
         self.session.fence_lifted = false;
         self.session.manage_ids.clear();
+        self.withheld.forget_question();
         self.session.manage = Manage::Due;
         self.timers.clear(&Timer::Manage);
         self.timers.set(Timer::Fence, self.now.monotonic + FENCE_WITHIN);
@@ -273,7 +277,7 @@ impl Engine {
 
     pub(super) fn fence_overran(&mut self) {
         let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
-        let waits = self.is_held() || !self.deferred.is_empty();
+        let waits = self.is_held() || !self.deferred.is_empty() || !self.withheld.is_empty();
         if waits || quiet < FENCE_QUIET {
             // What is waited for has no time of its own: a look now and then, for a restart may be hours away.
             let pause = if waits { FENCE_QUIET } else { FENCE_QUIET - quiet };
@@ -282,6 +286,7 @@ impl Engine {
         warn!(
             "manage was never answered; after {FENCE_WITHIN:?} and a quiet {FENCE_QUIET:?} requests count as live"
         );
+        self.withheld.nothing_waited(self.now.monotonic);
         self.lift_fence();
     }
 }

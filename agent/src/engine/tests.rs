@@ -3,6 +3,7 @@
 mod answers;
 mod attributes;
 mod bounds;
+mod commands;
 mod contested;
 mod disruptive;
 mod durable;

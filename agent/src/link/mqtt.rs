@@ -79,7 +79,7 @@ impl Link for MqttLink {
         event_loop.set_network_options(network_options());
 
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-        let (submitted, filters) = (Arc::default(), Arc::default());
+        let submitted = Arc::default();
         let task = Poller {
             event_loop,
             endpoint: Arc::clone(&self.endpoint),
@@ -87,12 +87,11 @@ impl Link for MqttLink {
             peer: self.peer.clone(),
             connected: false,
             submitted: Arc::clone(&submitted),
-            filters: Arc::clone(&filters),
             subscription: None,
             oversize: Arc::clone(&self.oversize),
         };
         let task = tokio::spawn(task.run());
-        Box::new(MqttConnection { client, receiver, submitted, filters, task, broken: None })
+        Box::new(MqttConnection { client, receiver, submitted, task, broken: None })
     }
 }
 
@@ -103,7 +102,6 @@ struct MqttConnection {
     /// Publishes handed over and not yet given a packet identifier, in order.
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
     /// What was asked for in SUBSCRIBE.
-    filters: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
     /// Why nothing more can be handed over.
     broken: Option<&'static str>,
@@ -146,7 +144,6 @@ impl Connection for MqttConnection {
     }
 
     fn subscribe(&mut self, filters: &[String]) {
-        *self.filters.lock().expect("no holder of the lock panics") = filters.to_vec();
         let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
         self.hand_over(|client| client.try_subscribe_many(filters));
     }
@@ -191,7 +188,6 @@ struct Poller {
     /// Whether CONNACK came.
     connected: bool,
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
-    filters: Arc<Mutex<Vec<String>>>,
     /// The packet identifier of the SUBSCRIBE that is not answered.
     subscription: Option<u16>,
     oversize: Arc<AtomicBool>,
@@ -253,12 +249,9 @@ impl Poller {
         if self.subscription.take() != Some(ack.pkid) {
             return LinkEvent::Lost(Lost::Other, "the broker sent a SUBACK that nobody asked for".into());
         }
-        let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-        let filters = self.filters.lock().expect("no holder of the lock panics");
-        if let Some(refused) = trouble::refused_filters(&filters, ack.return_codes.iter().map(granted)) {
-            error!("the broker refused the subscription to {refused}");
-        }
-        LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) }
+        let granted: Vec<bool> =
+            ack.return_codes.iter().map(|code| *code != SubscribeReasonCode::Failure).collect();
+        trouble::subscribed(&granted)
     }
 
     async fn lost(&mut self, reason: &ConnectionError) -> LinkEvent {
@@ -328,14 +321,7 @@ mod tests {
         let (client, _) = AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let task = tokio::spawn(std::future::pending());
-        let connection = MqttConnection {
-            client,
-            receiver,
-            submitted: Arc::default(),
-            filters: Arc::default(),
-            task,
-            broken: None,
-        };
+        let connection = MqttConnection { client, receiver, submitted: Arc::default(), task, broken: None };
         (connection, events)
     }
 

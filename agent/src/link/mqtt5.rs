@@ -28,7 +28,7 @@ use super::mqtt::{
     AT_MOST_ONCE, EVENT_CAPACITY, INFLIGHT_LIMIT, OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES, REQUEST_CAPACITY,
     USER_NAME, lock,
 };
-use super::trouble::Peer;
+use super::trouble::{self, Peer};
 use super::{Connection, Link, LinkEvent, TlsError};
 
 /// The link over MQTT 5. As with [`MqttLink`](super::MqttLink) each connection has a client and an event loop of its own.
@@ -279,7 +279,7 @@ impl Poller {
             Packet::ConnAck(ack) => Some(self.connected(&ack)),
             Packet::SubAck(ack) => {
                 let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-                Some(LinkEvent::Subscribed { granted: ack.return_codes.iter().all(granted) })
+                Some(trouble::subscribed(&ack.return_codes.iter().map(granted).collect::<Vec<_>>()))
             }
             Packet::Publish(publish) => Some(self.message(publish)),
             Packet::PubAck(ack) => self.acknowledged(&ack),

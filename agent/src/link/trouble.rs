@@ -16,7 +16,7 @@ use rustls::CertificateError;
 use crate::config::Broker;
 use crate::engine::{EARLIEST_WALL_MS, Lost};
 
-use super::host;
+use super::{LinkEvent, host};
 
 use self::look::{Found, look};
 
@@ -144,11 +144,11 @@ pub(super) fn kind(reason: &ConnectionError, connected: bool) -> Lost {
     }
 }
 
-/// Which of these filters a SUBACK refused; `None` when it granted all of them.
-pub(super) fn refused_filters(filters: &[String], granted: impl Iterator<Item = bool>) -> Option<String> {
-    let refused = filters.iter().zip(granted).filter(|(_, granted)| !granted).map(|(filter, _)| &**filter);
-    let refused: Vec<&str> = refused.collect();
-    (!refused.is_empty()).then(|| refused.join(" and "))
+/// What a SUBACK says, filter by filter. Without the first, which is management's, the device is of no use.
+pub(super) fn subscribed(granted: &[bool]) -> LinkEvent {
+    let refused =
+        granted.iter().enumerate().filter(|(_, granted)| !**granted).map(|(place, _)| place).collect();
+    LinkEvent::Subscribed { granted: granted.first() == Some(&true), refused }
 }
 
 /// Whether the other side ended a connection, rather than that what it sent has no end.

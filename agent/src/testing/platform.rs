@@ -64,6 +64,11 @@ impl Platform {
         self.send_raw(&Topic::own(route).to_string(), body.to_string());
     }
 
+    /// Sends a command as an application would; it waits here while the device is away.
+    pub fn command(&self, id: &str, format: &str, payload: impl Into<Bytes>) {
+        self.send_raw(&Topic::own(Route::command(id, format)).to_string(), payload);
+    }
+
     /// Sends any bytes on any topic at QoS 1.
     pub fn send_raw(&self, topic: &str, payload: impl Into<Bytes>) {
         self.send_oddly(topic, payload, true, false);
@@ -264,7 +269,7 @@ impl Platform {
         self.of(id, |inner| {
             let granted = !inner.refuse_subscription;
             inner.session |= granted;
-            inner.event(LinkEvent::Subscribed { granted });
+            inner.event(LinkEvent::Subscribed { granted, refused: Vec::new() });
             inner.deliver();
         });
     }

@@ -67,6 +67,10 @@ pub enum Law {
     DamageDoesNotBrick,
     /// An event that was confirmed arrives, or is counted as dropped by the bound; oldest first on each connection.
     EventsAreKept,
+    /// A command that was accepted ends once; one that waits for its handler is acknowledged after it.
+    CommandsEndOnce,
+    /// PUBACKs leave in the order of arrival.
+    AcknowledgedInOrder,
     /// When everything works again, the device is managed and comes to rest.
     Quiet,
     /// Nothing panics.
@@ -75,7 +79,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::AcceptedIsKept,
         Self::NoReplayRuns,
         Self::EveryDeliveryIsAnswered,
@@ -87,6 +91,8 @@ impl Law {
         Self::LateIsADecision,
         Self::DamageDoesNotBrick,
         Self::EventsAreKept,
+        Self::CommandsEndOnce,
+        Self::AcknowledgedInOrder,
         Self::Quiet,
         Self::NoPanic,
     ];
@@ -106,6 +112,8 @@ impl fmt::Display for Law {
             Self::LateIsADecision => "P9, late is a decision",
             Self::DamageDoesNotBrick => "P10, a damaged journal does not brick the device",
             Self::EventsAreKept => "an event is kept until the broker has it",
+            Self::CommandsEndOnce => "a command ends once",
+            Self::AcknowledgedInOrder => "PUBACKs leave in the order of arrival",
             Self::Quiet => "the device comes to rest",
             Self::NoPanic => "nothing panics",
         })

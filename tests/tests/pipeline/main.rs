@@ -4,6 +4,7 @@
 
 mod attributes;
 mod bounds;
+mod commands;
 mod counts;
 mod crashes;
 mod diagnostics;

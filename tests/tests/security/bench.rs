@@ -9,7 +9,7 @@ use iotdm_agent::engine::{
 use iotdm_agent::journal::Journal;
 use iotdm_agent::store::{MemoryDisk, StoreSource};
 use iotdm_core::{
-    BootId, Code, Decision, Interrupted, Late, Manage, Phases, Policy, ReplyParts, Route, Topic,
+    Acknowledge, BootId, Code, Decision, Interrupted, Late, Manage, Phases, Policy, ReplyParts, Route, Topic,
 };
 use serde_json::{Value, json};
 
@@ -182,6 +182,7 @@ fn settings(limits: Limits) -> Settings {
         late: Late::Run,
         interrupted: Interrupted::Refuse,
         attempts: 1,
+        acknowledge: Acknowledge::Durable,
     };
     Settings {
         policies: BTreeMap::from([(WORK, policy)]),

@@ -363,7 +363,7 @@ async fn a_refused_subscription_is_told() {
         client.say(&[0x90, 4, 0, u8::try_from(subscribe.pkid).unwrap(), 0, code]).await;
         let event = within(connection.next()).await;
         assert!(
-            matches!(event, LinkEvent::Subscribed { granted } if granted == expected),
+            matches!(event, LinkEvent::Subscribed { granted, .. } if granted == expected),
             "{code:#x}: {event:?}"
         );
     }

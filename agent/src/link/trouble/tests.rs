@@ -48,10 +48,15 @@ fn a_certificate_for_another_name_may_be_a_captive_portals() {
 }
 
 #[test]
-fn only_the_filters_that_were_refused_are_named() {
-    let filters = ["iotdm-1/#".to_owned(), "iot-2/cmd/+/fmt/+".to_owned()];
-    assert_eq!(refused_filters(&filters, [true, false].into_iter()).as_deref(), Some("iot-2/cmd/+/fmt/+"));
-    assert_eq!(refused_filters(&filters, [true, true].into_iter()), None);
+fn a_filter_that_was_refused_is_told_by_its_place() {
+    let told = |granted: &[bool]| match subscribed(granted) {
+        LinkEvent::Subscribed { granted, refused } => (granted, refused),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(&[true, true]), (true, vec![]));
+    assert_eq!(told(&[true, false, true]), (true, vec![1]));
+    assert_eq!(told(&[false, true]), (false, vec![0]));
+    assert_eq!(told(&[]), (false, vec![]));
 }
 
 /// A close is how MQTT 3.1.1 tells of a takeover, and a reset what it becomes when something was on its way.

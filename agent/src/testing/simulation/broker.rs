@@ -43,7 +43,7 @@ pub(crate) struct Broker {
     next_packet: u16,
     next_number: u64,
     up: VecDeque<Up>,
-    held_back: Vec<PublishId>,
+    pub(crate) held_back: Vec<PublishId>,
 }
 
 /// A message for the device.

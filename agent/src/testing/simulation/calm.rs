@@ -9,6 +9,7 @@ use super::device::LUCK;
 use super::laws::Laws;
 use super::life::Life;
 use super::settings::secs;
+use super::world::World;
 
 impl Life<'_> {
     pub(super) fn calm_down(&mut self) {
@@ -70,6 +71,17 @@ impl Life<'_> {
             let what = format!("in a calm hour it wakes {deadlines} times and publishes {published} times");
             self.world.laws.broken(Law::Quiet, what);
         }
+    }
+}
+
+impl World {
+    /// The broker acknowledges everything it has held back, and goes on doing so.
+    pub(crate) fn puback(&mut self) {
+        self.broker.pubacks = true;
+        if let Some(agent) = &mut self.agent {
+            self.broker.release_pubacks(&mut agent.inputs);
+        }
+        self.run();
     }
 }
 

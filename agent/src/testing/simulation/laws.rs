@@ -2,6 +2,7 @@
 
 mod answers;
 mod attributes;
+mod commands;
 pub(crate) mod events;
 mod rest;
 mod starts;
@@ -11,12 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Performed, Recovery, ReqId, Subject};
+use iotdm_core::{Decision, Performed, Recovery, ReqId};
 use serde::Deserialize;
 
 use crate::config::Limits;
 use crate::engine::{Delivered, Effect, Input, KeyHash, PublishId, Settings, Ticket};
-use crate::journal::Journal;
 use crate::store::MemoryDisk;
 
 use super::ask::Kind;
@@ -25,6 +25,8 @@ use super::{Law, Violation};
 
 use self::answers::ticket_in;
 use self::attributes::{Attributes, level_in, place_in};
+use self::commands::Commands;
+pub(crate) use self::commands::topic_of;
 use self::events::Events;
 pub(crate) use self::track::Copy;
 use self::track::{Running, Track};
@@ -68,6 +70,7 @@ pub(crate) struct Laws {
     reports: BTreeMap<Ticket, Report>,
     pub(crate) attributes: Attributes,
     events: Events,
+    pub(crate) commands: Commands,
 }
 
 #[derive(Debug)]
@@ -128,6 +131,7 @@ impl Laws {
             reports: BTreeMap::new(),
             attributes: Attributes::of(settings),
             events: Events::default(),
+            commands: Commands::default(),
         }
     }
 
@@ -146,6 +150,7 @@ impl Laws {
         for number in numbers {
             self.copies.remove(number);
         }
+        self.commands.lost(numbers);
         self.attributes.believed_place = None;
     }
 
@@ -153,6 +158,7 @@ impl Laws {
     pub(crate) fn delivered(&mut self, number: u64, delivered: &Delivered, at: Duration) {
         self.now = at;
         self.attributes.delivered(number, delivered);
+        self.commands.delivered(number, delivered.delivery);
         if let Some(copy) = self.copies.get_mut(&number) {
             copy.delivered_at = Some(self.received);
             let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
@@ -172,6 +178,7 @@ impl Laws {
 
     /// The broker has the PUBACK of a delivery.
     pub(crate) fn acknowledged(&mut self, number: u64) {
+        self.commands.acknowledged(number);
         let Some(copy) = self.copies.get_mut(&number) else { return };
         copy.acked = true;
         let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
@@ -233,6 +240,7 @@ impl Laws {
         self.waiting.clear();
         self.restart = None;
         self.attributes.journal_is_empty();
+        self.commands.journal_is_empty();
         self.tracks.values_mut().for_each(Track::journal_lost);
         for copy in self.copies.values_mut().filter(|copy| copy.acked) {
             copy.excused = true;
@@ -248,6 +256,7 @@ impl Laws {
     pub(crate) fn agent_died(&mut self, at: Duration) {
         self.pass(at);
         self.disconnected();
+        self.commands.agent_died();
         self.running.clear();
         self.restart = None;
         for req_id in &self.promised {
@@ -263,6 +272,7 @@ impl Laws {
         self.pass(at);
         if let Input::Decided(key, _) | Input::Performed(key, _) | Input::Recovered(key, _) = input {
             self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
+            self.commands.ended(*key);
         }
         match input {
             Input::Connected { session_present } => {
@@ -312,6 +322,7 @@ impl Laws {
 
     fn disconnected(&mut self) {
         self.publishes.clear();
+        self.commands.disconnected();
         self.connected_at = None;
         self.attributes.notified_at = None;
         self.events_disconnected();
@@ -331,14 +342,14 @@ impl Laws {
             Effect::Connect { .. } => self.manage_ids.clear(),
             Effect::Disconnect => self.disconnected(),
             Effect::Acknowledge(delivery) => {
-                if let Some(number) = broker.number_of(*delivery) {
-                    self.acknowledging(number, disk);
-                }
+                let message = broker.number_of(*delivery);
+                self.acknowledging(*delivery, message, disk);
             }
             Effect::Publish { id, topic, payload } => self.published(*id, topic, payload),
             Effect::PublishEvent { payload, qos, .. } => self.event_published(payload, *qos),
             Effect::Start(task) => self.started(task),
             Effect::Cancel(key) => {
+                self.commands.ended(*key);
                 self.with_running(*key, |track| track.cancelled = true);
                 self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
                 if self
@@ -356,19 +367,6 @@ impl Laws {
                 self.event_confirmed(*ticket);
             }
             _ => {}
-        }
-    }
-
-    /// P1: a PUBACK leaves only when the request, or its answer, is on the disk.
-    fn acknowledging(&mut self, number: u64, disk: &MemoryDisk) {
-        let Some(copy) = self.copies.get(&number) else { return };
-        let request = KeyHash::of_request(&Subject::Connected, &copy.req_id);
-        let passing =
-            KeyHash::of_passing_answer(&Subject::Connected, &copy.req_id.to_raw(), copy.fingerprint);
-        let is_kept = |key| disk.contains(&Journal::place_of_request(key));
-        if !is_kept(request) && !is_kept(passing) {
-            let req_id = copy.req_id.clone();
-            self.broken(Law::AcceptedIsKept, format!("{req_id} is acknowledged before it is durable"));
         }
     }
 

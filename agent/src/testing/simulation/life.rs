@@ -11,7 +11,7 @@ use crate::store::CrashOutcome;
 
 use super::ask::{Ask, Kind};
 use super::device::{Device, LUCK, Work};
-use super::laws::{Copy, Laws};
+use super::laws::{Copy, Laws, topic_of};
 use super::settings::{secs, threshold};
 use super::story::Story;
 use super::world::World;
@@ -28,6 +28,7 @@ pub(super) struct Life<'a> {
     counts: Counts,
     /// How many places the device was put to.
     pub(super) places: u64,
+    commands: u64,
 }
 
 impl<'a> Life<'a> {
@@ -61,6 +62,7 @@ impl<'a> Life<'a> {
         });
         world.story = if told { Story::told() } else { Story::default() };
         world.broker.window = usize::from(window % 20) + 1;
+        world.laws.commands.may_be_full = bounds & 2 == 2;
         world.obeys_cancel = order & 2 == 0;
         if order & 12 == 12 {
             world.laws.ordered = false;
@@ -77,6 +79,7 @@ impl<'a> Life<'a> {
             is_calm: false,
             counts: Counts::default(),
             places: 0,
+            commands: 0,
         }
     }
 
@@ -177,6 +180,7 @@ impl<'a> Life<'a> {
                 world.broker.route(topic, payload.into());
             }
             Act::Retained => self.retain(a),
+            Act::Command => self.command(a),
         }
     }
 
@@ -229,6 +233,20 @@ impl<'a> Life<'a> {
         let number = world.send(id, ask);
         if is_kept {
             world.laws.sent(number, copy, kind);
+        }
+    }
+
+    fn command(&mut self, a: u8) {
+        let kinds = [Kind::CommandOnce, Kind::CommandAgain, Kind::CommandFresh, Kind::CommandHeld];
+        let kind = kinds[usize::from(a) % kinds.len()];
+        let world = &mut self.world;
+        self.commands += 1;
+        let number = self.commands;
+        world.tell(|| format!("an application commands {kind:?} as number {number}"));
+        let is_kept = world.broker.keeps_messages();
+        let message = world.broker.route(&topic_of(kind), number.to_string().into_bytes());
+        if is_kept {
+            world.laws.commands.sent(message, number, kind, world.elapsed);
         }
     }
 

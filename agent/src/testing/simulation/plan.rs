@@ -40,7 +40,7 @@ macro_rules! acts {
 
 acts! {
     /// The platform asks for something.
-    Ask = 28,
+    Ask = 24,
     /// The platform sends a request once more.
     Replay = 14,
     /// The platform uses a reqId for another request.
@@ -54,9 +54,9 @@ acts! {
     /// A message of the agent reaches the broker.
     Arrive = 26,
     /// The agent takes what waits for it.
-    Take = 24,
+    Take = 22,
     /// A handler returns.
-    Return = 27,
+    Return = 26,
     /// Everything happens that happens at once.
     Rest = 14,
     /// The link is cut; some of what was on its way still arrives.
@@ -107,6 +107,8 @@ acts! {
     Event = 7,
     /// The product publishes many events.
     Events = 2,
+    /// An application commands something.
+    Command = 7,
 }
 
 impl Act {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
 use crate::config::{DropPolicy, EventLimits, Limits};
@@ -25,6 +25,7 @@ pub(crate) fn policy(phases: Phases, interrupted: Interrupted) -> Policy {
         late: Late::Run,
         interrupted,
         attempts: 3,
+        acknowledge: Acknowledge::Durable,
     }
 }
 
@@ -43,6 +44,16 @@ pub(crate) fn settings() -> Settings {
         (lamp("after"), refuse(Phases::AnswerThenWork)),
         (lamp("late"), Policy { late: Late::RefuseAfter(FRESH_FOR), ..refuse(Phases::AnswerThenWork) }),
         (lamp("fresh"), fresh),
+        (Route::command("once", "json"), refuse(Phases::WorkThenAnswer)),
+        (Route::command("again", "json"), policy(Phases::WorkThenAnswer, Interrupted::RunAgain)),
+        (Route::command("fresh", "+"), fresh),
+        (
+            Route::command("held", "json"),
+            Policy {
+                acknowledge: Acknowledge::Handled,
+                ..policy(Phases::WorkThenAnswer, Interrupted::RunAgain)
+            },
+        ),
     ]);
     let supports = Supports {
         device_actions: true,

@@ -271,13 +271,16 @@ impl World {
                 if self.is_crash_point() {
                     return;
                 }
+                self.laws.wrote(&batch.writes, false);
                 let agent = self.agent.as_mut().expect("the agent runs");
                 if let Err(error) = agent.journal.commit(&batch.writes) {
                     self.tell(|| format!("a commit fails: {error}"));
                     return self.crash();
                 }
                 self.commits += 1;
+                self.laws.wrote(&batch.writes, true);
             }
+            self.count_dropped();
             for effect in batch.effects {
                 if self.is_crash_point() {
                     return;
@@ -379,15 +382,6 @@ impl World {
             }
             while self.take_input() {}
         }
-    }
-
-    /// The broker acknowledges everything it has held back, and goes on doing so.
-    pub(crate) fn puback(&mut self) {
-        self.broker.pubacks = true;
-        if let Some(agent) = &mut self.agent {
-            self.broker.release_pubacks(&mut agent.inputs);
-        }
-        self.run();
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use iotdm_agent::{EventLimits, Limits};
 use iotdm_agent::engine::{AttributeRules, Settings};
-use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
 pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
@@ -17,6 +17,7 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         late,
         interrupted,
         attempts: 3,
+        acknowledge: Acknowledge::Durable,
     };
     let refuse = |phases| policy(phases, Interrupted::Refuse, Late::Run);
     let lamp = |action: &'static str| Route::custom("lamp", action);

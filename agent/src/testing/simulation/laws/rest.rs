@@ -102,6 +102,7 @@ impl Laws {
         laws.judge_reuse();
         laws.judge_reports();
         laws.judge_events(events);
+        laws.judge_commands(&world.disk);
     }
 
     fn judge_copies(&mut self) {

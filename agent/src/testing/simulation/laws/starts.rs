@@ -27,6 +27,7 @@ impl Laws {
         };
         self.running.insert(task.key, running);
         self.waiting.remove(&task.req_id);
+        self.command_started(task);
         if !self.tracks.contains_key(&task.req_id) {
             return;
         }
