@@ -17,6 +17,7 @@
 
 mod accept;
 mod answers;
+mod attached;
 mod attributes;
 mod event;
 mod finish;
@@ -47,6 +48,7 @@ use crate::config::Limits;
 use crate::journal::Write;
 
 use self::answers::{Answers, Pruned};
+use self::attached::Others;
 use self::noise::Noise;
 use self::outbox::Outbox;
 use self::request::Request;
@@ -55,12 +57,14 @@ use self::session::Session;
 use self::thresholds::Thresholds;
 use self::time::Timers;
 
+pub use self::attached::GatewayRestart;
 pub use self::event::{
     Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, Offer, PublishId, Task,
     Ticket,
 };
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
+pub(crate) use self::outbox::WINDOW;
 pub(crate) use self::rules::decode;
 pub use self::rules::{AttributeRules, Declared, Misfit};
 pub use self::thresholds::Threshold;
@@ -84,6 +88,8 @@ pub struct Engine {
     lanes: BTreeMap<Subject, Lane>,
     running: BTreeMap<KeyHash, RunningTask>,
     restarting: Option<KeyHash>,
+    /// What it knows of the other engines on its connection.
+    others: Others,
     stopping: bool,
 
     outbox: Outbox,
@@ -103,6 +109,11 @@ pub struct Engine {
 /// What an engine is told once.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whose engine it is: whose topics it knows, and on whose it speaks.
+    pub subject: Subject,
+    /// Where a gateway speaks for this device, which boot of the gateway this is: the clocks are the gateway's, and so is
+    /// the connection. This engine is then told of connections, and makes none.
+    pub gateway: Option<BootId>,
     /// The rules of every action that has a handler.
     pub policies: BTreeMap<Route, Policy>,
     /// The body of manage; device info and metadata are taken from the model.
@@ -115,7 +126,7 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
     pub unnoticed: Duration,
-    /// Which boot this is.
+    /// Which boot of the device this is. Empty where nobody knows: then it was never restarted.
     pub boot: BootId,
     /// Where request ids and jitter come from.
     pub seed: u64,
@@ -145,6 +156,7 @@ impl Engine {
     /// An engine with an empty journal; give it what was stored with [`restore`](Self::restore), then
     /// [`start`](Self::start) it.
     pub fn new(settings: Settings) -> Self {
+        let outbox = if settings.is_attached() { Outbox::of_many() } else { Outbox::default() };
         Self {
             rng: fastrand::Rng::with_seed(settings.seed),
             settings,
@@ -158,8 +170,9 @@ impl Engine {
             lanes: BTreeMap::new(),
             running: BTreeMap::new(),
             restarting: None,
+            others: Others::default(),
             stopping: false,
-            outbox: Outbox::default(),
+            outbox,
             deferred: VecDeque::new(),
             session: Session::default(),
             quarantine: false,
@@ -190,6 +203,7 @@ impl Engine {
             Input::Report(report, ticket) => self.report(report, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Replace(offer, ticket) => self.replace(offer, ticket),
+            Input::Booted(boot, ticket) => self.booted(boot, ticket),
             Input::Stop => self.stopping = true,
         }
         self.settle_down();
@@ -342,7 +356,7 @@ impl Engine {
     }
 
     fn move_mark(&mut self) -> Write {
-        let mark = Moment::at(self.now, &self.settings.boot);
+        let mark = Moment::at(self.now, self.settings.clock());
         self.mark = Some(mark.clone());
         self.mark_written = Some(self.now.monotonic);
         self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);

@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use iotdm_core::{Declined, Report, Services, Table, TableError};
+use iotdm_core::{BootId, Declined, Report, Services, Subject, Table, TableError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::agent::State;
+
+use super::attached::{AttachError, Member};
 
 /// Who waits for a command to be durable, or declined.
 pub(crate) type Done = oneshot::Sender<Result<(), Declined>>;
@@ -23,7 +25,18 @@ pub(crate) enum Command {
     WantManaged(bool),
     /// These actions in the place of those that can be replaced.
     Replace(Table, Replaced),
+    /// This device was restarted.
+    Booted(BootId, Done),
+    /// The gateway speaks for this device from here on.
+    Attach(Box<Member>, Answer),
+    /// It speaks for this one no longer.
+    Detach(Subject, Answer),
+    /// Nothing is to be known of this one.
+    Forget(Subject, Answer),
 }
+
+/// Who waits for a device to be attached, detached or forgotten.
+pub(crate) type Answer = oneshot::Sender<Result<(), AttachError>>;
 
 /// The attributes as they were last made durable.
 #[derive(Clone, Debug)]
@@ -78,14 +91,46 @@ impl Attributes {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(crate) attributes: Attributes,
-    commands: mpsc::Sender<Command>,
+    /// Whose handle it is.
+    of: Subject,
+    commands: mpsc::Sender<(Subject, Command)>,
     state: watch::Receiver<State>,
 }
 
 impl Handle {
-    pub(crate) fn new(state: watch::Receiver<State>) -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(
+        of: Subject,
+        state: watch::Receiver<State>,
+    ) -> (Self, mpsc::Receiver<(Subject, Command)>) {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
-        (Self { attributes: Attributes::new(), commands, state }, receiver)
+        (Self { attributes: Attributes::new(), of, commands, state }, receiver)
+    }
+
+    /// The handle of another device of the same agent.
+    pub(crate) fn of_attached(&self, of: Subject, state: watch::Receiver<State>) -> Self {
+        Self { attributes: Attributes::new(), of, commands: self.commands.clone(), state }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.of
+    }
+
+    pub(crate) async fn booted(&self, boot: BootId) -> Result<(), Declined> {
+        self.ask(|done| Command::Booted(boot.clone(), done)).await
+    }
+
+    /// Asks once: `None` when the agent has ended, or opens its journal again.
+    pub(crate) async fn ask_once(
+        &self,
+        command: impl FnOnce(Answer) -> Command,
+    ) -> Option<Result<(), AttachError>> {
+        let (done, answer) = oneshot::channel();
+        self.send(command(done)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn send(&self, command: Command) -> Result<(), mpsc::error::SendError<(Subject, Command)>> {
+        self.commands.send((self.of.clone(), command)).await
     }
 
     pub(crate) async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined> {
@@ -102,14 +147,14 @@ impl Handle {
     }
 
     pub(crate) async fn want_managed(&self, wanted: bool) -> Result<(), Declined> {
-        self.commands.send(Command::WantManaged(wanted)).await.map_err(|_| Declined::Stopping)
+        self.send(Command::WantManaged(wanted)).await.map_err(|_| Declined::Stopping)
     }
 
     /// `None` when the agent has ended.
     pub(crate) async fn replace(&self, actions: Table) -> Option<Result<(), TableError>> {
         loop {
             let (done, answer) = oneshot::channel();
-            self.commands.send(Command::Replace(actions.clone(), done)).await.ok()?;
+            self.send(Command::Replace(actions.clone(), done)).await.ok()?;
             match answer.await {
                 Ok(result) => return Some(result),
                 Err(_) if self.commands.is_closed() => return None,
@@ -123,7 +168,7 @@ impl Handle {
     async fn ask(&self, command: impl Fn(Done) -> Command) -> Result<(), Declined> {
         loop {
             let (done, answer) = oneshot::channel();
-            self.commands.send(command(done)).await.map_err(|_| Declined::Stopping)?;
+            self.send(command(done)).await.map_err(|_| Declined::Stopping)?;
             match answer.await {
                 Ok(result) => return result,
                 Err(_) if self.commands.is_closed() => return Err(Declined::Stopping),

@@ -5,7 +5,7 @@ mod manage;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{ReqId, Subject};
+use iotdm_core::ReqId;
 use tracing::{debug, error, info, warn};
 
 use crate::journal::Write;
@@ -95,6 +95,11 @@ impl Session {
         self.unmanage == Unmanage::Due
     }
 
+    /// Whether the broker has accepted the connection and the subscription is not answered yet.
+    pub(super) fn is_subscribing(&self) -> bool {
+        self.state == State::Subscribing
+    }
+
     pub(super) fn fence_is_lifted(&self) -> bool {
         self.fence_lifted
     }
@@ -113,7 +118,8 @@ impl Engine {
     /// Connects once nothing of before is left to judge.
     pub(super) fn open_session(&mut self) {
         let judging = self.requests.values().any(|request| matches!(request.stage, Stage::Judging { .. }));
-        if self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
+        let leads = !self.settings.is_attached();
+        if leads && self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
             self.timers.set(Timer::Connect, self.now.monotonic);
         }
     }
@@ -129,7 +135,8 @@ impl Engine {
     }
 
     pub(super) fn connected(&mut self, session_present: bool) {
-        if self.session.state != State::Connecting {
+        let expected = if self.settings.is_attached() { State::Down } else { State::Connecting };
+        if self.session.state != expected {
             // Of a connection that has been given up in the same batch.
             return;
         }
@@ -148,6 +155,9 @@ impl Engine {
         if !session_present {
             // A broker without a session has nothing that waited.
             self.lift_fence();
+        }
+        if self.settings.is_attached() {
+            return;
         }
         self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
         self.effect(Effect::Subscribe);
@@ -195,6 +205,9 @@ impl Engine {
             self.drop_from_outbox(place);
         }
         self.timers.clear_session();
+        if self.settings.is_attached() {
+            return self.effect(Effect::Announce(Announcement::Disconnected));
+        }
         let pause = match lost {
             Lost::Credentials => REFUSED_PAUSE + self.jitter(REFUSED_PAUSE),
             Lost::Other => self.backoff(),
@@ -224,7 +237,7 @@ impl Engine {
 
     /// Whether manage must wait: the platform takes the next one as "reboot done" (`docs/protocol.md` §6.2).
     pub(super) fn is_held(&self) -> bool {
-        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        let holder = self.lanes.get(&self.settings.subject).and_then(|lane| lane.holder);
         let promised = holder.and_then(|key| self.requests.get(&key));
         promised.is_some_and(|request| restarts(&request.route) && request.response().is_some())
     }

@@ -10,6 +10,7 @@ mod diagnostics;
 mod disagreements;
 mod firmware_download;
 mod firmware_install;
+mod gateway;
 mod histories;
 mod own_action;
 mod product;
