@@ -372,3 +372,6 @@ fn span_of(subject: &Subject) -> Span {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

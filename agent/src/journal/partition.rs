@@ -168,3 +168,107 @@ impl Journal {
 pub const MAX_PARTITIONS: usize = 1000;
 
 const PARTITION_BYTES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{MemoryDisk, StoreSource};
+
+    const GATEWAY: &str = "g:org:gw:g7";
+
+    fn pump(number: usize) -> Subject {
+        Subject::Named { type_id: "pump".parse().unwrap(), device_id: format!("p-{number}").parse().unwrap() }
+    }
+
+    fn open(disk: &MemoryDisk, attached: &[Subject]) -> (Journal, Vec<(Partition, String)>) {
+        let mut found = Vec::new();
+        let store = disk.clone().open().unwrap();
+        let restore = |of, write: Write| found.push((of, format!("{write:?}")));
+        let (journal, _) = Journal::open_shared(store, GATEWAY, attached, restore).unwrap();
+        found.sort();
+        (journal, found)
+    }
+
+    fn level(value: u32) -> Write {
+        Write::Attribute("level".into(), json!(value))
+    }
+
+    #[test]
+    fn records_of_one_name_are_each_devices_own() {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = open(&disk, &[pump(1), pump(2)]);
+        let large = Write::Attribute("large".into(), json!("x".repeat(20_000)));
+        let (first, second) = (Partition::of(&pump(1)), Partition::of(&pump(2)));
+        let writes = [(Partition::OWNER, level(0)), (first, level(1)), (second, level(2)), (second, large)];
+        journal.commit_of(writes.iter().map(|(of, write)| (*of, write))).unwrap();
+        journal.commit_of([(first, &Write::Unset("level".into()))]).unwrap();
+        drop(journal);
+        let (_, found) = open(&disk, &[pump(1), pump(2)]);
+        let of = |partition, what: &str| {
+            found.iter().filter(|(of, text)| *of == partition && text.contains(what)).count()
+        };
+        assert_eq!(of(Partition::OWNER, "level"), 1);
+        assert_eq!(of(first, "level"), 0);
+        assert_eq!((of(second, "level"), of(second, "large")), (1, 1));
+    }
+
+    #[test]
+    fn a_device_that_is_not_known_starts_in_quarantine_and_a_known_one_as_it_was() {
+        let disk = MemoryDisk::new();
+        let (mut journal, found) = open(&disk, &[pump(1)]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let lifted = [
+            (Partition::OWNER, Write::Quarantine(false)),
+            (Partition::of(&pump(1)), Write::Quarantine(false)),
+        ];
+        journal.commit_of(lifted.iter().map(|(of, write)| (*of, write))).unwrap();
+        let mut restored = Vec::new();
+        assert_eq!(
+            journal.attach(&pump(2), |write| restored.push(format!("{write:?}"))).unwrap(),
+            Found::Nothing
+        );
+        assert_eq!(
+            journal.attach(&pump(1), |write| restored.push(format!("{write:?}"))).unwrap(),
+            Found::Journal
+        );
+        assert_eq!(restored, ["Quarantine(true)", "Quarantine(false)"]);
+    }
+
+    #[test]
+    fn a_forgotten_device_leaves_nothing_and_others_everything() {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = open(&disk, &[pump(1)]);
+        let before = disk.entries();
+        journal.attach(&pump(2), |_| {}).unwrap();
+        journal
+            .commit_of([(Partition::of(&pump(2)), &Write::Attribute("a".into(), json!("x".repeat(20_000))))])
+            .unwrap();
+        assert_eq!(journal.devices().count(), 2);
+        journal.forget(&pump(2)).unwrap();
+        assert_eq!(disk.entries(), before);
+        assert_eq!(journal.devices().collect::<Vec<_>>(), ["type/pump/id/p-1/"]);
+    }
+
+    #[test]
+    fn a_journal_takes_a_thousand_devices_and_says_what_to_do_then() {
+        let disk = MemoryDisk::new();
+        let devices: Vec<Subject> = (0..MAX_PARTITIONS).map(pump).collect();
+        let (mut journal, _) = open(&disk, &devices);
+        let full = journal.attach(&pump(MAX_PARTITIONS), |_| {}).unwrap_err().to_string();
+        assert!(full.contains("forget one"), "{full}");
+        journal.forget(&pump(0)).unwrap();
+        journal.attach(&pump(MAX_PARTITIONS), |_| {}).unwrap();
+    }
+
+    /// A device's journal has no trace of what gateways need.
+    #[test]
+    fn a_device_that_is_alone_writes_the_keys_it_always_wrote() {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = Journal::open(disk.clone().open().unwrap(), "d:org:type:id", |_| {}).unwrap();
+        journal.commit(&[level(1), Write::Observe("level".into(), 1)]).unwrap();
+        let spaces: Vec<u8> = disk.entries().keys().map(|key| key[0]).collect();
+        assert_eq!(String::from_utf8(spaces).unwrap(), "acio");
+    }
+}
