@@ -60,8 +60,9 @@ async fn on_mosquitto_a_gateway_speaks_for_its_devices_and_takes_what_waited_for
     let journal = folder.path().join("journal");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, mosquitto.port()));
     let space = Space::single("", DeviceName::new("gw", "g7").unwrap()).unwrap();
-    let platform =
-        Platform::connect(PlatformOptions { space, ..PlatformOptions::new(address) }).await.unwrap();
+    let mut options = PlatformOptions::new(address);
+    options.space = space;
+    let platform = Platform::connect(options).await.unwrap();
     let gateway = start(mosquitto.port(), &journal);
     let names: Vec<DeviceName> = [("gw", "g7"), ("pump", "p-1"), ("pump", "p-2")]
         .map(|(t, id)| DeviceName::new(t, id).unwrap())
