@@ -95,7 +95,7 @@ impl Attached {
         self
     }
 
-    /// Registers custom actions that [`Device::replace`] exchanges while the agent runs.
+    /// Registers custom actions that [`Device::replace`](crate::Device::replace) exchanges while the agent runs.
     #[must_use]
     pub fn replaceable(mut self, bundle: impl Bundle) -> Self {
         let result = self.table.replace(bundle);
@@ -147,7 +147,7 @@ impl Attached {
     }
 
     /// Which boot of the device this is, where it can tell: a counter, the time of its start. Work of it that ended in a
-    /// restart is then judged when [`Device::booted`] gives another one, or when the agent starts and finds another one.
+    /// restart is then judged when [`Device::booted`](crate::Device::booted) gives another one, or when the agent starts and finds another one.
     /// Where nobody can tell, [`Context::rebooted`](iotdm_core::Context::rebooted) is never true.
     #[must_use]
     pub fn boot_id(mut self, boot: BootId) -> Self {
@@ -163,7 +163,7 @@ impl Attached {
         self
     }
 
-    /// Declares the type of an attribute, as [`Builder::attribute`] does for the agent's own device.
+    /// Declares the type of an attribute, as [`Builder::attribute`](crate::Builder::attribute) does for the agent's own device.
     #[must_use]
     pub fn attribute<T: DeserializeOwned>(mut self, name: impl Into<String>) -> Self {
         self.attributes.declared.insert(name.into(), Declared::of::<T>());

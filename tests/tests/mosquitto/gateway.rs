@@ -32,18 +32,18 @@ struct Gateway {
 
 fn start(port: u16, journal: &std::path::Path) -> Gateway {
     let config = Config {
-        identity: Identity::gateway("org001", "gw", "g7").unwrap(),
+        identity: Identity::gateway("org001", "gw", "g7").expect("it can be made"),
         broker: Broker::at("127.0.0.1", port),
         ..iotdm_agent::testing::config()
     };
-    let pump = |id| Attached::new("pump", id).unwrap().on::<Reboot>(Pump);
+    let pump = |id| Attached::new("pump", id).expect("it can be made").on::<Reboot>(Pump);
     let agent = Agent::builder(config)
         .journal(journal)
         .system(std::sync::Arc::new(TestSystem::new()))
         .attach(pump("p-1"))
         .attach(pump("p-2"))
         .build()
-        .unwrap();
+        .expect("it can be made");
     let device = agent.device();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(agent.run_until(async {

@@ -32,7 +32,10 @@ struct Plant {
 impl Plant {
     fn note(&self, cx: &Context, what: &str) {
         let req_id = cx.req_id().map(ToString::to_string).unwrap_or_default();
-        self.runs.lock().unwrap().push(format!("{what} {req_id} {}", cx.subject()));
+        self.runs
+            .lock()
+            .expect("no holder of the lock panics")
+            .push(format!("{what} {req_id} {}", cx.subject()));
         self.began.send_replace(());
     }
 
@@ -42,13 +45,13 @@ impl Plant {
 
     /// How much had been published when a reboot of an attached device had ended.
     fn back(&self, req_id: &str, device: &str) -> Option<usize> {
-        let returned = self.returned.lock().unwrap();
+        let returned = self.returned.lock().expect("no holder of the lock panics");
         let is_it = |(id, of, _): &&(String, String, usize)| id.trim_matches('"') == req_id && of == device;
         returned.iter().find(is_it).map(|(.., published)| *published)
     }
 
     fn runs(&self) -> Vec<String> {
-        self.runs.lock().unwrap().clone()
+        self.runs.lock().expect("no holder of the lock panics").clone()
     }
 
     fn count(&self, run: &str) -> usize {
@@ -58,7 +61,7 @@ impl Plant {
     async fn until_run(&self, run: &str) {
         let mut began = self.began.subscribe();
         while self.count(run) == 0 {
-            began.changed().await.unwrap();
+            began.changed().await.expect("the plant outlives the wait");
         }
     }
 }
@@ -98,7 +101,11 @@ impl Handler<Reboot> for Plant {
         }
         self.gate.notified().await;
         let req_id = cx.req_id().map(ToString::to_string).unwrap_or_default();
-        self.returned.lock().unwrap().push((req_id, cx.subject().to_string(), self.published()));
+        self.returned.lock().expect("no holder of the lock panics").push((
+            req_id,
+            cx.subject().to_string(),
+            self.published(),
+        ));
         Ok(Performed::Complete)
     }
 
@@ -117,7 +124,10 @@ struct Rig {
 }
 
 fn named(type_id: &str, device_id: &str) -> Subject {
-    Subject::Named { type_id: type_id.parse().unwrap(), device_id: device_id.parse().unwrap() }
+    Subject::Named {
+        type_id: type_id.parse().expect("the name keeps the grammar"),
+        device_id: device_id.parse().expect("the name keeps the grammar"),
+    }
 }
 
 fn gateway() -> Subject {
@@ -138,7 +148,7 @@ impl Rig {
     fn pump(&self, number: u32) -> Attached {
         let info = DeviceInfo { serial_number: Some(format!("s{number}")), ..DeviceInfo::default() };
         Attached::new("pump", &format!("p-{number}"))
-            .unwrap()
+            .expect("it can be made")
             .on::<Echo>(self.plant.clone())
             .on::<Once>(self.plant.clone())
             .on::<Reboot>(self.plant.clone())

@@ -183,6 +183,8 @@ fn settings(limits: Limits) -> Settings {
         attempts: 1,
     };
     Settings {
+        subject: iotdm_core::Subject::Connected,
+        gateway: None,
         policies: BTreeMap::from([(WORK, policy)]),
         manage: Manage::default(),
         configured: vec![("deviceInfo".into(), json!({})), ("metadata".into(), json!({}))],
