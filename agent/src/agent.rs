@@ -1,7 +1,10 @@
+mod attached;
 mod attributes;
 mod commands;
 mod endpoint;
 pub(crate) mod events;
+mod gateway;
+mod settings;
 
 use std::fmt;
 use std::future::Future;
@@ -10,19 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, ExtensionPackage, Failure, Handler, Location, Manage, Policy,
-    Report, Route, System, Table, TableError,
+    Action, Bundle, ClientKind, Declined, ExtensionPackage, Failure, Handler, Location, Policy, Report,
+    Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::driver::{Driver, EventDesk, Handle, RunError};
+use crate::driver::{AttachError, Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
 use crate::link::{self, Link, TlsError, host};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
+
+pub use self::attached::Attached;
+use self::settings::settings;
 
 /// A device-management agent, ready to run.
 ///
@@ -59,6 +65,7 @@ impl Agent {
             policies: Vec::new(),
             attributes: AttributeRules::default(),
             location: None,
+            attached: Vec::new(),
             problem: None,
         }
     }
@@ -91,6 +98,8 @@ impl Agent {
 pub struct Device {
     handle: Handle,
     state: watch::Receiver<State>,
+    /// What the devices have that this one may attach.
+    gateway: Option<Arc<gateway::Host>>,
 }
 
 /// Whether the platform knows the device as managed.
@@ -173,6 +182,7 @@ pub struct Builder {
     policies: Vec<(Route, PolicyChange)>,
     attributes: AttributeRules,
     location: Option<Location>,
+    attached: Vec<Attached>,
     problem: Option<TableError>,
 }
 
@@ -280,14 +290,17 @@ impl Builder {
             ..settings(&self.config, &self.table, &*system, self.seed)
         };
         let (state, state_receiver) = watch::channel(State::Disconnected);
-        let (handle, commands) = Handle::new(state_receiver.clone(), EventDesk::new(&self.config.identity));
-        let device = Device { handle: handle.clone(), state: state_receiver };
+        let desk = EventDesk::new(&self.config.identity);
+        let (handle, commands) = Handle::new(settings.subject.clone(), state_receiver.clone(), desk);
+        let host = gateway::host(&self.config, &system, self.seed);
+        let attached = gateway::members(host.as_deref(), self.attached, &handle)?;
+        let device = Device { handle: handle.clone(), state: state_receiver, gateway: host };
         let broker = host::shown(&self.config.broker.host, self.config.broker.port);
         let driver = Driver {
             settings,
             identity: self.config.identity.client_id(),
             broker,
-            filters: commands::filters(&self.table),
+            filters: gateway::filters(&self.config.identity, &self.table),
             table: Arc::new(self.table),
             system,
             source,
@@ -295,6 +308,7 @@ impl Builder {
             handle,
             commands,
             state,
+            attached,
         };
         Ok(Agent { driver, device })
     }
@@ -337,6 +351,9 @@ pub enum BuildError {
     /// The encrypted connection cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// A device cannot be attached.
+    #[error(transparent)]
+    Attached(#[from] AttachError),
     /// A value is out of its range.
     #[error("{0}")]
     Range(&'static str),
@@ -368,28 +385,10 @@ fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
         return Err(BuildError::Range("the grace period for running work is a day at the most"));
     }
     events::check(config, table)?;
-    if config.identity.kind == ClientKind::Gateway {
-        return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
+    if config.identity.kind == ClientKind::Gateway && !table.command_filters().is_empty() {
+        return Err(BuildError::Range("a gateway takes no commands of applications"));
     }
     Ok(())
-}
-
-fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u64>) -> Settings {
-    Settings {
-        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
-        manage: Manage {
-            lifetime: u32::try_from(config.lifetime.as_secs()).unwrap_or(u32::MAX),
-            supports: table.supports(),
-            ..Manage::default()
-        },
-        configured: Vec::new(),
-        attributes: AttributeRules::default(),
-        limits: config.limits,
-        unnoticed: config.broker.keep_alive * 2,
-        events_only: config.identity.is_quickstart(),
-        boot: system.boot_id(),
-        seed: seed.unwrap_or_else(|| fastrand::u64(..)),
-    }
 }
 
 /// The longest time that running work may have after the agent was told to stop.

@@ -19,6 +19,7 @@ mod accept;
 mod acknowledge;
 mod age;
 mod answers;
+mod attached;
 mod attributes;
 mod command;
 mod event;
@@ -53,6 +54,7 @@ use crate::journal::Write;
 
 use self::acknowledge::Withheld;
 use self::answers::{Answers, Pruned};
+use self::attached::Others;
 use self::events::Events;
 use self::noise::Noise;
 use self::outbox::Outbox;
@@ -63,6 +65,7 @@ use self::thresholds::Thresholds;
 pub(crate) use self::time::EARLIEST_WALL_MS;
 use self::time::Timers;
 
+pub use self::attached::GatewayRestart;
 pub use self::event::{
     Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, Offer, PublishId, Task,
     Ticket,
@@ -70,6 +73,7 @@ pub use self::event::{
 pub use self::events::EventCounters;
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
+pub(crate) use self::outbox::WINDOW;
 pub(crate) use self::rules::decode;
 pub use self::rules::{AttributeRules, Declared, Misfit};
 pub use self::thresholds::Threshold;
@@ -93,6 +97,8 @@ pub struct Engine {
     lanes: BTreeMap<Subject, Lane>,
     running: BTreeMap<KeyHash, RunningTask>,
     restarting: Option<KeyHash>,
+    /// What it knows of the other engines on its connection.
+    others: Others,
     stopping: bool,
 
     outbox: Outbox,
@@ -114,6 +120,11 @@ pub struct Engine {
 /// What an engine is told once.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whose engine it is: whose topics it knows, and on whose it speaks.
+    pub subject: Subject,
+    /// Where a gateway speaks for this device, which boot of the gateway this is: the clocks are the gateway's, and so is
+    /// the connection. This engine is then told of connections, and makes none.
+    pub gateway: Option<BootId>,
     /// The rules of every action that has a handler.
     pub policies: BTreeMap<Route, Policy>,
     /// The body of manage; device info and metadata are taken from the model.
@@ -128,7 +139,7 @@ pub struct Settings {
     pub unnoticed: Duration,
     /// Whether the service takes events and nothing else: nothing is subscribed to, and nobody manages the device.
     pub events_only: bool,
-    /// Which boot this is.
+    /// Which boot of the device this is. Empty where nobody knows: then it was never restarted.
     pub boot: BootId,
     /// Where request ids and jitter come from.
     pub seed: u64,
@@ -158,6 +169,7 @@ impl Engine {
     /// An engine with an empty journal; give it what was stored with [`restore`](Self::restore), then
     /// [`start`](Self::start) it.
     pub fn new(settings: Settings) -> Self {
+        let outbox = if settings.is_attached() { Outbox::of_many() } else { Outbox::default() };
         Self {
             rng: fastrand::Rng::with_seed(settings.seed),
             settings,
@@ -171,8 +183,9 @@ impl Engine {
             lanes: BTreeMap::new(),
             running: BTreeMap::new(),
             restarting: None,
+            others: Others::default(),
             stopping: false,
-            outbox: Outbox::default(),
+            outbox,
             events: Events::default(),
             deferred: VecDeque::new(),
             withheld: Withheld::default(),
@@ -210,6 +223,7 @@ impl Engine {
             Input::Publish(event, ticket) => self.publish(&event, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Replace(offer, ticket) => self.replace(offer, ticket),
+            Input::Booted(boot, ticket) => self.booted(boot, ticket),
             Input::Stop => self.stopping = true,
         }
         self.settle_down();
@@ -370,7 +384,7 @@ impl Engine {
     }
 
     fn move_mark(&mut self) -> Write {
-        let mark = Moment::at(self.now, &self.settings.boot);
+        let mark = Moment::at(self.now, self.settings.clock());
         self.mark = Some(mark.clone());
         self.mark_written = Some(self.now.monotonic);
         self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);

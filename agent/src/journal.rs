@@ -13,10 +13,12 @@
 //! # Errors
 //! A journal of another device, or of a newer program, is refused by name and left as it is.
 
+mod partition;
 mod record;
 
 use std::collections::BTreeMap;
 
+use iotdm_core::Subject;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,15 +28,20 @@ use sha2::{Digest, Sha256};
 use crate::engine::{KeyHash, Moment};
 use crate::store::{Change, MAX_VALUE_BYTES, Store, StoreError};
 
+pub use partition::{MAX_PARTITIONS, Partition};
 pub(crate) use record::shared;
 pub use record::{AnswerRecord, Class, DoneRequest, EventRecord, OpenRequest, Queued, StageRecord, Write};
 
-/// The journal of one device.
+/// The journal of one device, or of a gateway and the devices that it speaks for.
 #[derive(Debug)]
 pub struct Journal {
     store: Box<dyn Store>,
     /// How many chunks a record has, where it is more than one: the rest must go when it shrinks.
     chunks: BTreeMap<Vec<u8>, u16>,
+    /// Which attached devices have records here, by name.
+    devices: BTreeMap<Partition, String>,
+    /// Whose records are being written.
+    of: Partition,
 }
 
 /// Whether there was a journal before.
@@ -66,6 +73,9 @@ pub enum JournalError {
         /// Who asks.
         expected: String,
     },
+    /// It has the records of as many attached devices as it may have.
+    #[error("the journal has the records of {MAX_PARTITIONS} devices: forget one that does not come back")]
+    Full,
     /// A newer program wrote it.
     #[error(
         "the journal has format {found}, this program knows formats up to {FORMAT}: \
@@ -87,13 +97,16 @@ impl JournalError {
 impl Journal {
     /// Reads a journal back, entry by entry, and proves with a first commit that it can be written.
     ///
-    /// Entries come in no useful order. An absent journal comes into being in quarantine.
-    pub fn open(
+    /// Entries come in no useful order, those of attached devices among them. An absent journal comes into being in
+    /// quarantine, and so do the records of a device that is not known here.
+    pub fn open_shared(
         store: Box<dyn Store>,
         identity: &str,
-        mut restore: impl FnMut(Write),
+        attached: &[Subject],
+        mut restore: impl FnMut(Partition, Write),
     ) -> Result<(Self, Found), JournalError> {
-        let mut journal = Self { store, chunks: BTreeMap::new() };
+        let (chunks, devices) = (BTreeMap::new(), BTreeMap::new());
+        let mut journal = Self { store, chunks, devices, of: Partition::OWNER };
         let owner = journal.read(&mut restore)?;
         let found = match owner {
             Some(owner) if owner.identity != identity => {
@@ -106,19 +119,11 @@ impl Journal {
         journal.put(&mut changes, vec![space::OWNER], &Owner { identity: identity.into() });
         if found == Found::Nothing {
             journal.write(&mut changes, &Write::Quarantine(true));
-            restore(Write::Quarantine(true));
+            restore(Partition::OWNER, Write::Quarantine(true));
         }
+        journal.begin_partitions(&mut changes, attached, &mut restore)?;
         journal.store.commit(&changes)?;
         Ok((journal, found))
-    }
-
-    /// Makes changes durable, all or none. After an error this journal is of no use: open it again.
-    pub fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut changes = Vec::with_capacity(writes.len() + 1);
-        for write in writes {
-            self.write(&mut changes, write);
-        }
-        self.store.commit(&changes)
     }
 
     /// The key in the store of the record, open or done, of a request.
@@ -127,7 +132,7 @@ impl Journal {
         numbered(&keyed(space::OPEN_OR_DONE, &key.0), 0)
     }
 
-    fn read(&mut self, restore: &mut impl FnMut(Write)) -> Result<Option<Owner>, JournalError> {
+    fn read(&mut self, restore: &mut impl FnMut(Partition, Write)) -> Result<Option<Owner>, JournalError> {
         let mut assembly = Assembly::default();
         let mut owner = None;
         let mut failure = None;
@@ -135,9 +140,12 @@ impl Journal {
             if count > 1 {
                 self.chunks.insert(key.to_vec(), count);
             }
+            let damaged = || JournalError::Damaged("a key of no known kind".into());
+            let (of, key) = Partition::split(key).ok_or_else(damaged)?;
             match decode(key, value)? {
-                Entry::Owner(found) => owner = Some(found),
-                Entry::Write(write) => restore(write),
+                Entry::Owner(found) if of == Partition::OWNER => owner = Some(found),
+                Entry::Owner(device) => drop(self.devices.insert(of, device.identity)),
+                Entry::Write(write) => restore(of, write),
             }
             Ok(())
         };
@@ -185,7 +193,7 @@ impl Journal {
     }
 
     fn put(&mut self, changes: &mut Vec<Change>, key: Vec<u8>, record: &impl Serialize) {
-        let bytes = encode(record);
+        let (key, bytes) = (self.of.key(key), encode(record));
         let mut count: u16 = 0;
         for chunk in bytes.chunks(MAX_VALUE_BYTES) {
             changes.push(Change::Put { key: numbered(&key, count), value: chunk.to_vec() });
@@ -199,6 +207,7 @@ impl Journal {
     }
 
     fn remove(&mut self, changes: &mut Vec<Change>, key: Vec<u8>) {
+        let key = self.of.key(key);
         for chunk in 0..self.chunks.remove(&key).unwrap_or(1) {
             changes.push(Change::Remove { key: numbered(&key, chunk) });
         }
@@ -376,6 +385,8 @@ mod space {
     pub(super) const OBSERVATION: u8 = b'o';
     pub(super) const QUARANTINE: u8 = b'c';
     pub(super) const MARK: u8 = b'm';
+    /// Before the records of an attached device, whose keys follow as they stand here.
+    pub(super) const ATTACHED: u8 = b'd';
 }
 
 /// Before the place of an event: the name of its attribute.

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::topic::Subject;
+
 /// Longest organization, type or device identifier, in characters (`docs/protocol.md` §1.3).
 const MAX_NAME_CHARS: usize = 36;
 
@@ -101,6 +103,21 @@ impl Identity {
     /// Whether this is the organization that anybody may use without registering: events at QoS 0 and nothing else.
     pub fn is_quickstart(&self) -> bool {
         self.org.as_str() == "quickstart"
+    }
+
+    /// A gateway's identity from its three parts.
+    pub fn gateway(org: &str, type_id: &str, device_id: &str) -> Result<Self, IdentityError> {
+        Ok(Self { kind: ClientKind::Gateway, ..Self::device(org, type_id, device_id)? })
+    }
+
+    /// How topics name this client itself: a device is left out of its own, a gateway is named (`docs/protocol.md` §3).
+    pub fn subject(&self) -> Subject {
+        match self.kind {
+            ClientKind::Device => Subject::Connected,
+            ClientKind::Gateway => {
+                Subject::Named { type_id: self.type_id.clone(), device_id: self.device_id.clone() }
+            }
+        }
     }
 
     /// The MQTT client id, `d:org:type:id`. It may exceed 23 characters, which MQTT 3.1.1 permits a server to accept.

@@ -32,6 +32,11 @@ impl EventDesk {
         }
     }
 
+    /// That of a device which a gateway speaks for.
+    pub(crate) fn of_attached(&self) -> Self {
+        Self { inner: Arc::default(), ..self.clone() }
+    }
+
     /// Refuses what the other side would discard.
     pub(crate) fn check(&self, event: &Event) -> Result<(), PublishError> {
         if event.topic().subject != Subject::Connected && !self.is_gateway {
@@ -78,6 +83,7 @@ fn sum(before: EventCounters, present: EventCounters) -> EventCounters {
     EventCounters {
         arrived: before.arrived + present.arrived,
         sent_once: before.sent_once + present.sent_once,
+        refused: before.refused + present.refused,
         dropped_full: before.dropped_full + present.dropped_full,
         dropped_offline: before.dropped_offline + present.dropped_offline,
         ..present

@@ -25,7 +25,7 @@ impl Engine {
             return;
         }
         self.session.heard(self.now.monotonic);
-        let arrived = Moment::at(self.now, &self.settings.boot);
+        let arrived = Moment::at(self.now, self.settings.clock());
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
             if self.is_deferred(&delivered) {
@@ -105,14 +105,14 @@ impl Engine {
 
     fn take(&mut self, arrived: Moment, topic: Option<Topic<Route>>, delivered: Delivered) {
         let Some(Topic { subject, route }) = topic else {
-            return self.note("message on a foreign topic", "it is dropped");
+            return self.foreign(&delivered);
         };
         let envelope = match Envelope::parse(&delivered.payload) {
             Ok(envelope) => envelope,
             Err(error) => return self.note("unreadable payload", &error.to_string()),
         };
         if route == Route::Response {
-            if !delivered.retained && subject == Subject::Connected {
+            if !delivered.retained && subject == self.settings.subject {
                 self.platform_answered(&envelope);
             }
             return;
@@ -146,7 +146,7 @@ impl Engine {
         d: Option<&RawValue>,
         retained: bool,
     ) {
-        if *route != Route::DeviceUpdate || *subject != Subject::Connected || retained {
+        if *route != Route::DeviceUpdate || *subject != self.settings.subject || retained {
             return self.note("request without a reqId", &format!("{route} is dropped"));
         }
         if let Err(refusal) = self.device_update(d) {
@@ -186,7 +186,7 @@ impl Engine {
             let refusal = Refusal::bad_request("a retained request is never carried out");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
         };
-        let known = subject == Subject::Connected && !matches!(route, Route::Unknown(_));
+        let known = subject == self.settings.subject && !matches!(route, Route::Unknown(_));
         if !known {
             let refusal = Refusal::not_found("this device does not know the topic");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);

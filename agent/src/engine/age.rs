@@ -25,7 +25,7 @@ impl Engine {
         let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed + self.withheld_unnoticed()));
         self.mark
             .as_ref()
-            .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))
+            .map_or(Age::Unknown, |mark| mark.age(self.now, self.settings.clock()).plus(unnoticed))
     }
 
     /// How long a message may have been on its way, after the broker counted: not longer than this connection exists,

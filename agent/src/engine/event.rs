@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{
-    Decision, Declined, Event, Failure, Performed, Policy, Qos, Recovery, Report, ReqId, Route, Subject,
-    Supports,
+    BootId, Decision, Declined, Event, Failure, Performed, Policy, Qos, Recovery, Report, ReqId, Route,
+    Subject, Supports,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -51,6 +51,8 @@ pub enum Input {
     WantManaged(bool),
     /// The device offers other actions from here on.
     Replace(Offer, Ticket),
+    /// The device was restarted beside the agent: which boot of it this is. Of an attached device only.
+    Booted(BootId, Option<Ticket>),
     /// The agent is to stop: nothing new starts.
     Stop,
 }

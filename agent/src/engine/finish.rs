@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Those who wait for the lane could not have had it while a restart was due: they wait from here on.
-    fn restart_lane_waits(&mut self) {
+    pub(super) fn restart_lane_waits(&mut self) {
         let waiting: Vec<KeyHash> =
             self.lanes.values().flat_map(|lane| lane.waiting.iter().copied()).collect();
         for key in waiting {

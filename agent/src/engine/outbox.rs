@@ -24,6 +24,8 @@ pub(super) struct Outbox {
     in_flight: BTreeMap<PublishId, Option<u64>>,
     awaiting: BTreeMap<ReqId, u64>,
     next_publish: u64,
+    /// How many publishes may be on their way; zero stands for [`WINDOW`].
+    window: u64,
 }
 
 /// One place of the queue.
@@ -84,6 +86,15 @@ pub(super) struct Refused {
 }
 
 impl Outbox {
+    /// One that shares its connection with hundreds.
+    pub(super) fn of_many() -> Self {
+        Self { window: WINDOW_OF_MANY, ..Self::default() }
+    }
+
+    fn window(&self) -> u64 {
+        if self.window == 0 { WINDOW } else { self.window }
+    }
+
     pub(super) fn restore(&mut self, place: u64, item: Item) {
         self.next_place = self.next_place.max(place + 1);
         self.insert(place, item);
@@ -228,12 +239,12 @@ impl Outbox {
     /// Whether the window allows another publish. Counted from the oldest unacknowledged one, so that the link's
     /// packet identifiers can never collide.
     pub(super) fn window_open(&self) -> bool {
-        self.span() < WINDOW
+        self.span() < self.window()
     }
 
     /// Whether an event may leave: the last places of the window are for what stands here.
     pub(super) fn has_room_for_events(&self) -> bool {
-        self.span() < WINDOW - EVENTS_WINDOW as u64
+        self.span() < self.window().saturating_sub(EVENTS_WINDOW as u64).max(1)
     }
 
     fn span(&self) -> u64 {
@@ -384,7 +395,11 @@ impl Outbox {
 }
 
 /// How many publishes may be on their way, counted from the oldest that is not acknowledged.
-const WINDOW: u64 = 64;
+pub(crate) const WINDOW: u64 = 64;
+
+/// How many of one attached device: the connection's own window is shared by all of them, and what waits for it is
+/// bounded by this many for each.
+const WINDOW_OF_MANY: u64 = 8;
 
 /// How many of those events may be, and how many places of the window they leave.
 pub(super) const EVENTS_WINDOW: usize = 16;

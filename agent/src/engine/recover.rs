@@ -176,9 +176,12 @@ impl Engine {
             StageRecord::Recorded { started: false } => Stage::Queued,
             StageRecord::Recorded { started: true } => Stage::Deciding,
             StageRecord::Settled { response, boot } => {
+                let boot = self.boot_of_record(boot);
                 Stage::Settled { response: bytes(&response), boot, acknowledged: false, resumes: false }
             }
-            StageRecord::Performing { response, boot } => Stage::Judging { response: bytes(&response), boot },
+            StageRecord::Performing { response, boot } => {
+                Stage::Judging { response: bytes(&response), boot: self.boot_of_record(boot) }
+            }
         };
         self.requests.insert(
             key,

@@ -49,6 +49,9 @@ impl Engine {
         if !self.stopping {
             self.start_judgements();
         }
+        if self.others.restart {
+            return self.release_lanes();
+        }
         if !self.stopping && self.restarting.is_none() && !self.is_judging() {
             self.start_acknowledged();
             self.start_in_lanes();
@@ -121,7 +124,7 @@ impl Engine {
 
     fn is_late(&self, request: &Request, policy: &Policy) -> bool {
         let Late::RefuseAfter(limit) = policy.late else { return false };
-        let waited = request.arrived.age(self.now, &self.settings.boot);
+        let waited = request.arrived.age(self.now, self.settings.clock());
         !request.resumes() && request.age.plus(waited).may_exceed(limit)
     }
 
@@ -255,14 +258,14 @@ impl Engine {
             return self.work(key);
         }
         self.restarting = Some(key);
-        if self.running.is_empty() {
+        if self.nothing_runs() {
             self.work(key);
         } else {
             self.timers.set(Timer::Drain, self.now.monotonic + DRAIN_LIMIT);
         }
     }
 
-    fn work(&mut self, key: KeyHash) {
+    pub(super) fn work(&mut self, key: KeyHash) {
         self.timers.clear(&Timer::Drain);
         let request = self.requests.get_mut(&key).expect("only an unfinished request is worked on");
         if let Stage::Performing { step, .. } = &mut request.stage {
@@ -274,13 +277,19 @@ impl Engine {
 
     /// What still runs before a restart has had its time.
     pub(super) fn drain_over(&mut self) {
-        let Some(restarting) = self.restarting else { return };
+        let Some(restarting) = self.restarting else { return self.cut_all_short() };
+        self.cut_all_short();
+        if !self.others.restart {
+            self.work(restarting);
+        }
+    }
+
+    fn cut_all_short(&mut self) {
         let running: Vec<KeyHash> = self.running.keys().copied().collect();
         for key in running {
             self.effect(Effect::Cancel(key));
             self.cut_short(key);
         }
-        self.work(restarting);
     }
 
     fn cut_short(&mut self, key: KeyHash) {
@@ -380,17 +389,7 @@ impl Engine {
             Some(Stage::Judging { .. }) => self.recovered(key, Recovery::Abandon),
             _ => {}
         }
-        let draining = self.restarting.filter(|restarting| {
-            matches!(
-                self.requests.get(restarting),
-                Some(Request { stage: Stage::Performing { step: Step::Draining, .. }, .. })
-            )
-        });
-        if let Some(restarting) = draining
-            && self.running.is_empty()
-        {
-            self.work(restarting);
-        }
+        self.go_on_draining();
     }
 }
 

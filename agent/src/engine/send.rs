@@ -71,7 +71,7 @@ impl Engine {
         while self.session.is_up() && self.outbox.window_open() {
             let answers_first =
                 self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
-            let waits = answers_first || self.is_held() || !self.deferred.is_empty();
+            let waits = answers_first || self.is_held() || !self.deferred.is_empty() || self.is_judging();
             if self.session.unmanage_is_due() {
                 self.send_unmanage();
                 continue;
@@ -159,7 +159,11 @@ impl Engine {
         }
         let text = serde_json::from_str(req_id.as_json()).expect("a ReqId is JSON text");
         message.insert("reqId".into(), text);
-        (Topic::own(route).to_string(), Value::Object(message).to_string().into(), Some(req_id))
+        (
+            Topic { subject: self.settings.subject.clone(), route }.to_string(),
+            Value::Object(message).to_string().into(),
+            Some(req_id),
+        )
     }
 
     /// A random UUID, from the engine's seed.

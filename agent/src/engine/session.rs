@@ -6,7 +6,7 @@ mod pause;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{ReqId, Subject};
+use iotdm_core::ReqId;
 use tracing::{debug, error, info, warn};
 
 use crate::journal::Write;
@@ -98,6 +98,11 @@ impl Session {
         self.unmanage == Unmanage::Due
     }
 
+    /// Whether the broker has accepted the connection and the subscription is not answered yet.
+    pub(super) fn is_subscribing(&self) -> bool {
+        self.state == State::Subscribing
+    }
+
     pub(super) fn fence_is_lifted(&self) -> bool {
         self.fence_lifted
     }
@@ -121,7 +126,8 @@ impl Engine {
     /// Connects once nothing of before is left to judge.
     pub(super) fn open_session(&mut self) {
         let judging = self.requests.values().any(|request| matches!(request.stage, Stage::Judging { .. }));
-        if self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
+        let leads = !self.settings.is_attached();
+        if leads && self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
             self.timers.set(Timer::Connect, self.now.monotonic);
         }
     }
@@ -137,7 +143,8 @@ impl Engine {
     }
 
     pub(super) fn connected(&mut self, session_present: bool) {
-        if self.session.state != State::Connecting {
+        let expected = if self.settings.is_attached() { State::Down } else { State::Connecting };
+        if self.session.state != expected {
             // Of a connection that has been given up in the same batch.
             return;
         }
@@ -157,6 +164,9 @@ impl Engine {
         if !session_present {
             // A broker without a session has nothing that waited.
             self.lift_fence();
+        }
+        if self.settings.is_attached() {
+            return;
         }
         if self.settings.events_only {
             // There is nothing to subscribe to.
@@ -214,6 +224,9 @@ impl Engine {
             self.drop_from_outbox(place);
         }
         self.timers.clear_session();
+        if self.settings.is_attached() {
+            return self.effect(Effect::Announce(Announcement::Disconnected));
+        }
         self.timers.set(Timer::Connect, self.now.monotonic + next.pause);
         if lost == Lost::Credentials {
             if std::mem::replace(&mut self.session.credentials_refused, true) {
@@ -236,7 +249,7 @@ impl Engine {
 
     /// Whether manage must wait: the platform takes the next one as "reboot done" (`docs/protocol.md` §6.2).
     pub(super) fn is_held(&self) -> bool {
-        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        let holder = self.lanes.get(&self.settings.subject).and_then(|lane| lane.holder);
         let promised = holder.and_then(|key| self.requests.get(&key));
         promised.is_some_and(|request| restarts(&request.route) && request.response().is_some())
     }

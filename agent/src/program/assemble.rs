@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use iotdm_agent::system::LinuxSystem;
 use iotdm_agent::{Agent, BuildError, Builder};
-use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
+use iotdm_core::{
+    Action, Download, FactoryReset, IdentityError, Late, Policy, Reboot, Restart, Route, System, Update,
+};
 use iotdm_handlers::diagnostics::{
     FactsOptionsError, HttpUploader, LogUpload, SystemFacts, UploadOptionsError,
 };
@@ -17,6 +19,7 @@ use iotdm_handlers::http::{HttpClient, HttpClientError};
 use iotdm_handlers::reboot::{FactoryResets, Logind, Reboots, RestartLimit, Rules, VetoCommand};
 use iotdm_handlers::{Diagnostics, Scripts};
 
+use super::attached::with_attached;
 use super::config::{
     Actions, CommandLine, DiagnosticsAction, FactoryResetAction, FirmwareAction, HttpSettings, RebootAction,
     RebootMeans, ResetMeans, RestartRules, Settings, Verify,
@@ -55,6 +58,7 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
     if let Some(location) = &settings.location {
         builder = builder.location(location.clone());
     }
+    builder = with_attached(builder, &settings.attached)?;
     for (name, threshold) in &settings.thresholds {
         builder = builder.threshold(name, threshold.clone());
     }
@@ -92,6 +96,8 @@ pub(crate) enum AssemblyError {
     Build(#[from] BuildError),
     #[error("actions.firmware: {0}")]
     Firmware(#[from] FirmwareOptionsError),
+    #[error("attached: {0}")]
+    Attached(#[from] IdentityError),
     #[error("{section}: {error}")]
     Http { section: &'static str, error: HttpClientError },
     #[error("actions.diagnostics: {0}")]

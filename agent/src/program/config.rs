@@ -13,6 +13,7 @@
 //! # Caveats
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
+mod attached;
 mod attributes;
 mod broker;
 mod declaration;
@@ -46,6 +47,7 @@ use iotdm_handlers::http::Proxy;
 use serde_json::Value;
 
 use super::logging::LogSettings;
+pub(crate) use attached::AttachedDevice;
 pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
 pub(crate) use values::plain;
 
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) location: Option<Location>,
     /// Which changes of attributes are notified.
     pub(crate) thresholds: BTreeMap<String, Threshold>,
+    /// The devices that this one speaks for.
+    pub(crate) attached: Vec<AttachedDevice>,
     /// What the platform may ask for; an action without an entry is answered 501.
     pub(crate) actions: Actions,
     /// The journal's directory.

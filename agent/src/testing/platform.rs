@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, EventTopic, Qos, Route, Topic, UpRoute};
+use iotdm_core::{Code, EventTopic, Qos, Route, Subject, Topic, UpRoute};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -67,6 +67,18 @@ impl Platform {
     /// Sends a command as an application would; it waits here while the device is away.
     pub fn command(&self, id: &str, format: &str, payload: impl Into<Bytes>) {
         self.send_raw(&Topic::own(Route::command(id, format)).to_string(), payload);
+    }
+
+    /// Sends a request to a device that a gateway speaks for, or to the gateway itself, at QoS 1.
+    pub fn send_to(&self, device: &Subject, route: Route, body: Value) {
+        self.send_raw(&Topic { subject: device.clone(), route }.to_string(), body.to_string());
+    }
+
+    /// The bodies of everything that was published for this device there.
+    pub fn published_for(&self, device: &Subject, route: UpRoute) -> Vec<Value> {
+        let topic = Topic { subject: device.clone(), route }.to_string();
+        let everything = self.everything();
+        everything.into_iter().filter(|item| item.topic == topic).map(|item| item.body).collect()
     }
 
     /// Sends any bytes on any topic at QoS 1.
@@ -286,7 +298,8 @@ impl Platform {
 
     pub(super) fn published_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &[u8]) {
         self.of(id, |inner| {
-            let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            let parsed = Topic::<UpRoute>::parse(topic);
+            let route = parsed.as_ref().map(|topic| topic.route);
             if inner.refuse_answers && route == Some(UpRoute::Response) {
                 return inner.event(LinkEvent::Refused(publish, "quota exceeded".into()));
             }
@@ -301,7 +314,9 @@ impl Platform {
             } else {
                 inner.confirm(publish, published);
             }
-            inner.respond(route, &req_id);
+            if let Some(Topic { subject, route }) = parsed {
+                inner.respond(subject, route, &req_id);
+            }
         });
     }
 

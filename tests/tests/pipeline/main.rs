@@ -13,6 +13,7 @@ mod events;
 mod expiry;
 mod firmware_download;
 mod firmware_install;
+mod gateway;
 mod histories;
 mod own_action;
 mod product;

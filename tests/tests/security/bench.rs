@@ -185,6 +185,8 @@ fn settings(limits: Limits) -> Settings {
         acknowledge: Acknowledge::Durable,
     };
     Settings {
+        subject: iotdm_core::Subject::Connected,
+        gateway: None,
         policies: BTreeMap::from([(WORK, policy)]),
         manage: Manage::default(),
         configured: vec![("deviceInfo".into(), json!({})), ("metadata".into(), json!({}))],

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Verify;
+use super::attached::{AttachedSection, GatewaySection};
 use super::attributes::{Attribute, Place};
 use super::broker::Broker;
 use super::declaration::Script;
@@ -23,6 +24,9 @@ use crate::program::logging::{Level, LogFormat};
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) device: Device,
+    pub(super) gateway: Option<GatewaySection>,
+    #[serde(default)]
+    pub(super) attached: Vec<AttachedSection>,
     #[serde(default)]
     pub(super) attributes: BTreeMap<String, Attribute>,
     #[serde(default)]

@@ -30,11 +30,13 @@ mod scripts;
 /// [`ConfigError`] with everything that is wrong, in the order of the file.
 pub(super) fn resolve(
     document: &Document<'_>,
-    file: File,
+    mut file: File,
     surroundings: &Surroundings<'_>,
 ) -> Result<Settings, ConfigError> {
     let mut resolver = Resolver::new(document, surroundings);
-    let identity = Resolver::identity(&file.device);
+    let kind = resolver.kind(file.gateway.as_ref(), &file.attached);
+    let identity = Identity { kind, ..Resolver::identity(&file.device) };
+    let attached = resolver.attached(std::mem::take(&mut file.attached), &identity.subject());
     let token = resolver.token(&file.auth);
     resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
     let broker = resolver.broker(&file.broker, &identity);
@@ -65,7 +67,16 @@ pub(super) fn resolve(
     if !resolver.problems.is_empty() {
         return Err(ConfigError::all(resolver.problems, document.path()));
     }
-    Ok(Settings { config, location, thresholds, actions, journal, log, warnings: resolver.warnings })
+    Ok(Settings {
+        config,
+        location,
+        thresholds,
+        attached,
+        actions,
+        journal,
+        log,
+        warnings: resolver.warnings,
+    })
 }
 
 pub(super) struct Resolver<'a> {
@@ -203,7 +214,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn device_info(info: file::DeviceInfo) -> DeviceInfo {
+pub(super) fn device_info(info: file::DeviceInfo) -> DeviceInfo {
     DeviceInfo {
         serial_number: info.serial_number,
         manufacturer: info.manufacturer,

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{FirmwareInstaller, Settings, Surroundings};
 
+mod attached;
 mod attributes;
 mod diagnostics;
 mod endpoints;

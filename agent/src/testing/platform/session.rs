@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Route, Topic, UpRoute};
+use iotdm_core::{Code, Route, Subject, Topic, UpRoute};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -124,14 +124,14 @@ impl Inner {
         self.next_packet
     }
 
-    pub(super) fn respond(&mut self, route: Option<UpRoute>, req_id: &Value) {
-        let Some(route) = route.filter(|route| *route != UpRoute::Response && !req_id.is_null()) else {
+    pub(super) fn respond(&mut self, subject: Subject, route: UpRoute, req_id: &Value) {
+        if route == UpRoute::Response || req_id.is_null() {
             return;
-        };
+        }
         let code = self.answers.get(&route).copied().unwrap_or(Some(Code::OK));
         if let Some(code) = code {
             let body = json!({ "rc": code.as_u16(), "reqId": req_id });
-            let topic = Topic::own(Route::Response).to_string();
+            let topic = Topic { subject, route: Route::Response }.to_string();
             self.queue.push_back(Message {
                 topic,
                 payload: body.to_string().into(),

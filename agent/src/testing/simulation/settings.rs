@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Subject, Supports};
 use serde_json::json;
 
 use crate::config::{DropPolicy, EventLimits, Limits};
@@ -61,6 +61,8 @@ pub(crate) fn settings() -> Settings {
         bundles: BTreeMap::from([("lamp".into(), true)]),
     };
     Settings {
+        subject: Subject::Connected,
+        gateway: None,
         policies,
         manage: Manage { lifetime: 0, supports, ..Manage::default() },
         configured: vec![

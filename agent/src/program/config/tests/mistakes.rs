@@ -207,7 +207,7 @@ fn keys_that_are_not_known() {
     check("[borker]\n", "agent.toml:5:2: borker: is not a known key; did you mean `broker`?");
     check(
         "[metrics]\n",
-        "agent.toml:5:2: metrics: is not a known key; the sections are device, attributes, broker, auth, management, journal, \
+        "agent.toml:5:2: metrics: is not a known key; the sections are device, gateway, attached, attributes, broker, auth, management, journal, \
          limits, events, actions, log",
     );
     check(
