@@ -1,7 +1,8 @@
 //! The connection to a broker, reduced to what the driver needs of it.
 //!
 //! Each connection is made afresh: what was not acknowledged on one is known to the engine alone, and dies with the
-//! connection here. Architecture invariant: rumqttc is named in `link/mqtt.rs` and nowhere else.
+//! connection here. Architecture invariant: rumqttc is named in `link/mqtt.rs`, and in `link/trouble.rs`,
+//! which tells what its errors mean; nowhere else.
 
 pub(crate) mod host;
 mod mqtt;
