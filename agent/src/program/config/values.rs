@@ -259,14 +259,9 @@ fn host(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err(format!("{text:?} is a URL; write the host name alone, and the port as broker.port"));
     }
-    if text.parse::<IpAddr>().is_ok() {
-        return Ok(text.into());
-    }
-    // As it stands in a URL, where a port may follow.
-    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'))
-        && address.parse::<Ipv6Addr>().is_ok()
-    {
-        return Ok(address.into());
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if bare.map_or_else(|| text.parse::<IpAddr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok()) {
+        return Ok(bare.unwrap_or(text).into());
     }
     if let Some((name, port)) = text.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())

@@ -145,6 +145,11 @@ impl Broker {
     }
 
     /// The connection is gone, and what was on its way with it; unacknowledged deliveries will come again.
+    /// The network breaks, or the broker closes: they differ in what follows from a series of them.
+    pub(crate) fn loss(&self) -> Lost {
+        if self.connections.is_multiple_of(2) { Lost::Closed } else { Lost::Other }
+    }
+
     pub(crate) fn cut(&mut self) {
         self.epoch = None;
         self.is_subscribed = false;

@@ -6,9 +6,7 @@ use std::time::Duration;
 use iotdm_core::{BootId, Declined, ReqId};
 use serde_json::json;
 
-use crate::engine::{
-    Announcement, Effect, Engine, Input, KeyHash, Lost, Now, Settings, Task, TaskMoment, Ticket,
-};
+use crate::engine::{Announcement, Effect, Engine, Input, KeyHash, Now, Settings, Task, TaskMoment, Ticket};
 use crate::journal::Journal;
 use crate::store::{MemoryDisk, StoreSource};
 
@@ -376,9 +374,7 @@ impl World {
             self.broker.cut();
             if let Some(agent) = &mut self.agent {
                 agent.inputs.retain(is_of_a_task);
-                // A network that breaks, and a broker that closes: they differ in what follows from a series of them.
-                let lost = if self.broker.connections.is_multiple_of(2) { Lost::Closed } else { Lost::Other };
-                agent.inputs.push_back(Input::Disconnected(lost));
+                agent.inputs.push_back(Input::Disconnected(self.broker.loss()));
             }
             while self.take_input() {}
         }
