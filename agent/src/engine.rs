@@ -346,9 +346,9 @@ impl Engine {
         self.mark_written.is_none_or(|written| self.now.monotonic.saturating_sub(written) >= after)
     }
 
-    /// Nothing old may wait, on the broker or here.
+    /// Nothing old may wait, on the broker or here; what is not acknowledged comes again, and may be old.
     fn mark_may_move(&self) -> bool {
-        self.session.fence_is_lifted() && self.deferred.is_empty()
+        self.session.fence_is_lifted() && self.deferred.is_empty() && self.withheld.is_empty()
     }
 
     fn move_mark(&mut self) -> Write {
