@@ -348,7 +348,8 @@ impl Engine {
 
     /// Nothing old may wait, on the broker or here; what is not acknowledged comes again, and may be old.
     fn mark_may_move(&self) -> bool {
-        self.session.fence_is_lifted() && self.deferred.is_empty() && self.withheld.is_empty()
+        let may_come_again = self.withheld.may_come_again(self.now.monotonic);
+        self.session.fence_is_lifted() && self.deferred.is_empty() && !may_come_again
     }
 
     fn move_mark(&mut self) -> Write {
