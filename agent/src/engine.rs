@@ -378,9 +378,10 @@ impl Engine {
         self.mark_written.is_none_or(|written| self.now.monotonic.saturating_sub(written) >= after)
     }
 
-    /// Nothing old may wait, on the broker or here.
+    /// Nothing old may wait, on the broker or here; what is not acknowledged comes again, and may be old.
     fn mark_may_move(&self) -> bool {
-        self.session.fence_is_lifted() && self.deferred.is_empty()
+        let may_come_again = self.withheld.may_come_again(self.now.monotonic);
+        self.session.fence_is_lifted() && self.deferred.is_empty() && !may_come_again
     }
 
     fn move_mark(&mut self) -> Write {

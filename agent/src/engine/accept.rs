@@ -99,7 +99,7 @@ impl Engine {
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
         if let Some(delivery) = delivery.filter(|_| !is_repeated) {
-            self.acknowledge(delivery, content, waits_for);
+            self.acknowledge(delivery, content, is_command, waits_for);
         }
     }
 

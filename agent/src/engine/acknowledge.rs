@@ -12,6 +12,7 @@ use iotdm_core::{Acknowledge, Policy};
 use super::Engine;
 use super::event::{Delivered, Delivery, Effect};
 use super::key::KeyHash;
+use super::time::Age;
 
 /// The acknowledgements of this connection that may not leave yet.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Withheld {
     proven: Duration,
     /// How much it was when the oldest unanswered manage was sent.
     asked: Option<Duration>,
+    /// When the broker must have the PUBACKs of old commands: it would have been noticed that they did not arrive.
+    old_arrive_by: Duration,
 }
 
 #[derive(Debug)]
@@ -33,11 +36,18 @@ struct Entry {
     content: [u8; 16],
     /// Whose handler has to end before.
     waits_for: Option<KeyHash>,
+    is_old: bool,
 }
 
 impl Withheld {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether the broker may deliver again what is old: it is not acknowledged, or its PUBACK may have been lost. A
+    /// request is known by its reqId then; nothing tells that a command is the same.
+    pub(super) fn may_come_again(&self, now: Duration) -> bool {
+        !self.queue.is_empty() || now < self.old_arrive_by
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -87,23 +97,30 @@ impl Withheld {
     }
 
     /// The next acknowledgement that may leave.
-    fn pop(&mut self, now: Duration) -> Option<Delivery> {
+    fn pop(&mut self, now: Duration) -> Option<(Delivery, bool)> {
         let entry = self.queue.pop_front_if(|entry| entry.waits_for.is_none())?;
         if self.queue.is_empty() {
             self.before = self.total(now);
             self.since = None;
         }
-        Some(entry.delivery)
+        Some((entry.delivery, entry.is_old))
     }
 }
 
 impl Engine {
     /// Acknowledges a delivery once the batch is durable; or later, where its handler, or one before it, has to end.
-    pub(super) fn acknowledge(&mut self, delivery: Delivery, content: [u8; 16], waits_for: Option<KeyHash>) {
+    pub(super) fn acknowledge(
+        &mut self,
+        delivery: Delivery,
+        content: [u8; 16],
+        is_command: bool,
+        waits_for: Option<KeyHash>,
+    ) {
+        let is_old = is_command && self.age_on_arrival() != Age::AtMostMs(0);
         if self.withheld.is_empty() && waits_for.is_none() {
-            return self.effect(Effect::Acknowledge(delivery));
+            return self.send_acknowledgement(delivery, is_old);
         }
-        self.withheld.push(Entry { delivery, content, waits_for }, self.now.monotonic);
+        self.withheld.push(Entry { delivery, content, waits_for, is_old }, self.now.monotonic);
     }
 
     /// Whether this very message waits already, on this connection, under its packet identifier.
@@ -121,9 +138,16 @@ impl Engine {
                 entry.waits_for = None;
             }
         }
-        while let Some(delivery) = self.withheld.pop(self.now.monotonic) {
-            self.effect(Effect::Acknowledge(delivery));
+        while let Some((delivery, is_old)) = self.withheld.pop(self.now.monotonic) {
+            self.send_acknowledgement(delivery, is_old);
         }
+    }
+
+    fn send_acknowledgement(&mut self, delivery: Delivery, is_old: bool) {
+        if is_old {
+            self.withheld.old_arrive_by = self.now.monotonic + self.settings.unnoticed;
+        }
+        self.effect(Effect::Acknowledge(delivery));
     }
 
     /// By how much the online mark may be wrong because of acknowledgements that wait.

@@ -234,6 +234,41 @@ fn what_waited_behind_it_is_not_taken_for_live() {
     assert_eq!(world.commands(), ["live"]);
 }
 
+/// What is not acknowledged comes again on the next connection, and is as old as it was.
+#[test]
+fn what_waited_on_the_broker_stays_old_while_its_acknowledgement_waits() {
+    let mut world = World::new();
+    world.go_offline();
+    world.broker.route(&topic("held"), b"1".to_vec());
+    world.broker.route(&topic("fresh"), b"late".to_vec());
+    world.pass(minutes(20));
+    world.reconnect();
+    assert_eq!((world.commands(), world.counted("command dropped")), (vec!["1".to_owned()], 1));
+    world.pass(secs(8));
+    world.cut();
+    world.reconnect();
+    assert_eq!(world.counted("command dropped"), 2);
+    assert!(!world.commands().contains(&"late".to_owned()));
+}
+
+/// Its PUBACK went with the connection, and nothing tells that what comes then is the same.
+#[test]
+fn a_late_command_whose_acknowledgement_was_lost_is_late_still() {
+    let mut world = World::new();
+    world.go_offline();
+    world.broker.route(&topic("held"), b"1".to_vec());
+    world.broker.route(&topic("fresh"), b"late".to_vec());
+    world.pass(minutes(20));
+    world.reconnect();
+    let key = world.key_of("1");
+    world.input(Input::Decided(key, yes(200)));
+    world.end_task(key);
+    world.cut();
+    world.reconnect();
+    assert_eq!(world.counted("command dropped"), 2);
+    assert!(!world.commands().contains(&"late".to_owned()));
+}
+
 /// The fence is asked for again when acknowledgements were withheld for long, and not for each command.
 #[test]
 fn manage_is_sent_again_only_after_much_was_withheld() {
