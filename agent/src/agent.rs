@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::driver::{Driver, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::link::{Link, MqttLink, TlsError};
+use crate::link::{Link, MqttLink, PrefixedLink, TlsError};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
 
@@ -270,6 +270,7 @@ impl Builder {
             Some(link) => link,
             None => Box::new(MqttLink::new(&self.config)?),
         };
+        let link = PrefixedLink::around(link, &self.config);
         let source = self.source.ok_or(BuildError::NoJournal)?;
         let settings = Settings {
             configured,

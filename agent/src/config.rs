@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use iotdm_core::{DeviceInfo, Identity};
+use iotdm_core::{DeviceInfo, Identity, TopicPrefix};
 use serde_json::Value;
 
 /// An agent's configuration. The builder checks it; a program reads it from wherever it likes.
@@ -62,10 +62,13 @@ pub struct Broker {
     pub keep_alive: Duration,
     /// Whether the broker keeps requests while the device is away (`clean_session = false`).
     pub durable_session: bool,
+    /// Where this device's topics lie on a broker whose tree many share; `None` where the broker gives each device a
+    /// tree of its own, as the service does.
+    pub topic_prefix: Option<TopicPrefix>,
 }
 
 impl Broker {
-    /// A broker without encryption, a keep-alive of a minute, and a durable session.
+    /// A broker without encryption, a keep-alive of a minute, a durable session, and no topic prefix.
     pub fn at(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -73,6 +76,7 @@ impl Broker {
             tls: None,
             keep_alive: Duration::from_secs(60),
             durable_session: true,
+            topic_prefix: None,
         }
     }
 }

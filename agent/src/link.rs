@@ -4,6 +4,7 @@
 //! connection here. Architecture invariant: rumqttc is named in `link/mqtt.rs` and nowhere else.
 
 mod mqtt;
+mod prefix;
 mod tls;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use crate::engine::{Lost, PublishId};
 
 pub use self::mqtt::MqttLink;
+pub(crate) use self::prefix::PrefixedLink;
 pub use self::tls::TlsError;
 
 /// Makes connections to one broker, as one client.
