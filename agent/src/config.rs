@@ -62,13 +62,17 @@ pub struct Broker {
     pub keep_alive: Duration,
     /// Whether the broker keeps requests while the device is away (`clean_session = false`).
     pub durable_session: bool,
+    /// The user name that goes with the token; `None` is the service's own, `use-token-auth`, which tells no devices
+    /// apart. A broker that many share needs one for each.
+    pub user_name: Option<String>,
     /// Where this device's topics lie on a broker whose tree many share; `None` where the broker gives each device a
     /// tree of its own, as the service does.
     pub topic_prefix: Option<TopicPrefix>,
 }
 
 impl Broker {
-    /// A broker without encryption, a keep-alive of a minute, a durable session, and no topic prefix.
+    /// A broker without encryption, a keep-alive of a minute, a durable session, the service's user name, and no topic
+    /// prefix.
     pub fn at(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -76,6 +80,7 @@ impl Broker {
             tls: None,
             keep_alive: Duration::from_secs(60),
             durable_session: true,
+            user_name: None,
             topic_prefix: None,
         }
     }

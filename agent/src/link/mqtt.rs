@@ -44,7 +44,7 @@ impl MqttLink {
             .set_inflight(INFLIGHT_LIMIT)
             .set_max_packet_size(PACKET_LIMIT_BYTES, PACKET_LIMIT_BYTES);
         if let Some(token) = &config.token {
-            options.set_credentials(USER_NAME, token.expose());
+            options.set_credentials(broker.user_name.as_deref().unwrap_or(USER_NAME), token.expose());
         }
         if let Some(tls) = &broker.tls {
             let config = TlsConfiguration::Rustls(client_config(tls)?);
@@ -230,7 +230,7 @@ fn incoming(packet: Packet, on_their_way: &mut BTreeMap<u16, PublishId>) -> Opti
     }
 }
 
-/// The only user name there is (`docs/protocol.md` §1.4).
+/// The only user name that the service knows (`docs/protocol.md` §1.4).
 const USER_NAME: &str = "use-token-auth";
 
 /// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.
