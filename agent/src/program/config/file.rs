@@ -12,8 +12,8 @@ use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::{
     Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
     Kept, KeptBytes, LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, Port,
-    ProxyText, PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit,
-    VariableName, Whole,
+    PrefixText, ProxyText, PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes,
+    UploadLimit, UserName, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -75,6 +75,7 @@ pub(super) struct Broker {
     pub(super) client_key: Option<FilePath>,
     pub(super) keep_alive: Option<Span<KeepAlive>>,
     pub(super) durable_session: Option<bool>,
+    pub(super) topic_prefix: Option<PrefixText>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +83,7 @@ pub(super) struct Broker {
 pub(super) struct Auth {
     pub(super) token_file: Option<FilePath>,
     pub(super) token_env: Option<VariableName>,
+    pub(super) user_name: Option<UserName>,
     /// Known only to be refused with a reason; its value is never looked at.
     pub(super) token: Option<IgnoredAny>,
 }

@@ -35,7 +35,11 @@ pub(super) fn resolve(
     let identity = resolver.identity(&file.device);
     let token = resolver.token(&file.auth);
     resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
-    let broker = resolver.broker(&file.broker, &identity);
+    let broker = Broker {
+        user_name: resolver.user_name(&file.auth),
+        topic_prefix: file.broker.topic_prefix.as_ref().map(|prefix| prefix.0.clone()),
+        ..resolver.broker(&file.broker, &identity)
+    };
     let journal =
         file.journal.path.as_ref().map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(path));
     let kept = resolver.kept(&file, &journal);
@@ -163,18 +167,32 @@ impl<'a> Resolver<'a> {
             self.refuse_tls_keys(broker);
         }
         let default_port = if with_tls { 8883 } else { 1883 };
+        let host = broker
+            .host
+            .as_ref()
+            .map_or_else(|| format!("{}{DEFAULT_DOMAIN}", identity.org), |host| host.0.clone());
+        let port = broker.port.as_ref().map_or(default_port, |port| {
+            u16::try_from(port.get()).expect("the range of a port ends at 65535")
+        });
         Broker {
-            host: broker
-                .host
-                .as_ref()
-                .map_or_else(|| format!("{}{DEFAULT_DOMAIN}", identity.org), |host| host.0.clone()),
-            port: broker.port.as_ref().map_or(default_port, |port| {
-                u16::try_from(port.get()).expect("the range of a port ends at 65535")
-            }),
             tls,
             keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
             durable_session: broker.durable_session.unwrap_or(true),
+            ..Broker::at(host, port)
         }
+    }
+
+    /// Only a broker that knows users has one to give.
+    fn user_name(&mut self, auth: &file::Auth) -> Option<String> {
+        let name = auth.user_name.as_ref()?;
+        if auth.token_file.is_none() && auth.token_env.is_none() {
+            self.problem(
+                "auth.user_name",
+                "is of no use without a password; name the file that holds it with token_file, or the variable with \
+                 token_env",
+            );
+        }
+        Some(name.0.clone())
     }
 
     fn tls(&mut self, broker: &file::Broker) -> Tls {

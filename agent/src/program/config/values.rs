@@ -204,7 +204,7 @@ macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident($inner:ty): $expecting:literal, $parse:expr;)+) => {$(
         $(#[$doc])*
         #[derive(Debug)]
-        pub(super) struct $name(pub(super) $inner);
+        pub(in crate::program::config) struct $name(pub(in crate::program::config) $inner);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -228,6 +228,10 @@ macro_rules! texts {
         }
     )+};
 }
+
+mod shared;
+
+pub(super) use shared::{PrefixText, UserName};
 
 texts! {
     /// A part of the identity.
