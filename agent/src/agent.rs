@@ -270,7 +270,6 @@ impl Builder {
             Some(link) => link,
             None => Box::new(MqttLink::new(&self.config)?),
         };
-        let link = PrefixedLink::around(link, &self.config);
         let source = self.source.ok_or(BuildError::NoJournal)?;
         let settings = Settings {
             configured,
@@ -289,7 +288,7 @@ impl Builder {
             table: Arc::new(self.table),
             system,
             source,
-            link,
+            link: PrefixedLink::around(link, &self.config),
             handle,
             commands,
             state,
