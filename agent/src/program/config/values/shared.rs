@@ -1,6 +1,7 @@
-//! Texts about a broker that many devices share.
+//! Texts about the broker, and a device's place on one that many share.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use iotdm_core::{TopicPrefix, TopicPrefixError};
 use serde::de::{Error, Visitor};
@@ -11,6 +12,33 @@ texts! {
     PrefixText(TopicPrefix): "a topic prefix in quotes", |text| text.parse().map_err(|error: TopicPrefixError| error.to_string());
     /// A user of the broker.
     UserName(String): "a user name in quotes", user_name;
+}
+
+pub(super) fn host(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "is empty; write the broker's host name, or leave the key out to derive it from device.org"
+                .into(),
+        );
+    }
+    if text.contains("://") {
+        return Err(format!("{text:?} is a URL; write the host name alone, and the port as broker.port"));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.into());
+    }
+    if let Some((name, port)) = text.rsplit_once(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Err(format!("{text:?} holds a port; write host = {name:?} and port = {port}"));
+    }
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if text.len() > MAX_HOST_BYTES || !text.bytes().all(is_host_byte) {
+        return Err(format!(
+            "{text:?} is no host name; letters, digits, - and . are allowed, {MAX_HOST_BYTES} at most"
+        ));
+    }
+    Ok(text.into())
 }
 
 fn user_name(text: &str) -> Result<String, String> {
@@ -30,3 +58,6 @@ fn user_name(text: &str) -> Result<String, String> {
 
 /// Longest user name, in bytes: MQTT allows 65 535, and no broker's list of users needs more than this.
 const MAX_USER_NAME_BYTES: usize = 1024;
+
+/// Longest name in the domain name system, in bytes.
+const MAX_HOST_BYTES: usize = 253;
