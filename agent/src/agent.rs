@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::driver::{AttachError, Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::link::{self, Link, TlsError, host};
+use crate::link::{self, Link, PrefixedLink, TlsError, host};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
 
@@ -304,7 +304,7 @@ impl Builder {
             table: Arc::new(self.table),
             system,
             source,
-            link,
+            link: PrefixedLink::around(link, &self.config),
             handle,
             commands,
             state,

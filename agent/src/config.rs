@@ -5,7 +5,7 @@ mod endpoint;
 use std::fmt;
 use std::time::Duration;
 
-use iotdm_core::{DeviceInfo, Identity, Name};
+use iotdm_core::{DeviceInfo, Identity, Name, TopicPrefix};
 use serde_json::Value;
 
 pub use endpoint::{ClientFiles, Pin, PinError, Proxy, TlsVersion, Transport};
@@ -69,6 +69,12 @@ pub struct Broker {
     pub keep_alive: Duration,
     /// Whether the broker keeps requests while the device is away (`clean_session = false`).
     pub durable_session: bool,
+    /// The user name that goes with the token; `None` is the service's own, `use-token-auth`, which tells no devices
+    /// apart. A broker that many share needs one for each.
+    pub user_name: Option<String>,
+    /// Where this device's topics lie on a broker whose tree many share; `None` where the broker gives each device a
+    /// tree of its own, as the service does.
+    pub topic_prefix: Option<TopicPrefix>,
     /// The version of MQTT, and what it alone has.
     pub protocol: Protocol,
 }
@@ -86,7 +92,8 @@ impl Broker {
         Self { tls: Some(Tls::default()), ..Self::at(format!("{org}.messaging.iot.{domain}"), 443) }
     }
 
-    /// A broker without encryption, a keep-alive of a minute, and a durable session.
+    /// A broker without encryption, a keep-alive of a minute, a durable session, the service's user name, and no topic
+    /// prefix.
     pub fn at(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -97,6 +104,8 @@ impl Broker {
             keep_alive: Duration::from_secs(60),
             durable_session: true,
             protocol: Protocol::default(),
+            user_name: None,
+            topic_prefix: None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod endpoint;
 pub(crate) mod host;
 mod mqtt;
 mod mqtt5;
+mod prefix;
 mod tls;
 mod trouble;
 
@@ -21,6 +22,7 @@ use crate::engine::{Lost, PublishId};
 
 pub use self::mqtt::MqttLink;
 pub use self::mqtt5::Mqtt5Link;
+pub(crate) use self::prefix::PrefixedLink;
 pub use self::tls::{TlsError, another_device, certificate_names};
 
 /// Makes connections to one broker, as one client.

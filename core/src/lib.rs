@@ -16,6 +16,7 @@
 //! ```
 //!
 //! * **The wire**: [`Topic`], [`Route`], [`Envelope`], [`Response`]: parsed once at the edge, built from one place.
+//! * **The prefix**: [`TopicPrefix`] is where a device's topics lie in a tree that many share.
 //! * **Actions**: [`Action`] names what the platform may ask; its reply *type* is the code it answers with.
 //! * **Commands**: [`Command`] names what applications may tell the device; [`OnCommand`] carries it out, unanswered.
 //! * **Handlers**: [`Handler`] carries an action out; [`Context`] is all it sees of the agent.
@@ -36,6 +37,7 @@ mod handler;
 mod identity;
 mod location;
 mod model;
+mod prefix;
 mod reply;
 mod report;
 mod req_id;
@@ -61,6 +63,7 @@ pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Se
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
 pub use location::{Location, LocationError};
 pub use model::{DeviceInfo, Firmware, FirmwareState, UnknownNumber, UpdateStatus, attribute};
+pub use prefix::{TopicPrefix, TopicPrefixError};
 pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply, ReplyParts};
 pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
 pub use req_id::ReqId;

@@ -149,7 +149,11 @@ impl Drop for Mosquitto {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody listens on at this moment.
+///
+/// # Panics
+/// There is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of 127.0.0.1 is free");
     listener.local_addr().expect("a bound socket has an address").port()
 }

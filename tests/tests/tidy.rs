@@ -248,7 +248,7 @@ fn every_cited_section_of_the_protocol_exists() {
 #[test]
 fn every_test_that_needs_mosquitto_is_where_it_is_run() {
     let mark = ["#[ignore = \"needs", " mosquitto\"]"].concat();
-    let started = ["tests/tests/mosquitto/", "tests/tests/connect/"];
+    let started = ["tests/tests/mosquitto/", "tests/tests/connect/", "tests/tests/brokers/"];
     let stray = |file: &Text| {
         file.path.ends_with(".rs") && !started.iter().any(|folder| file.path.starts_with(folder))
     };

@@ -116,7 +116,7 @@ impl Engine {
         is_command: bool,
         waits_for: Option<KeyHash>,
     ) {
-        let is_old = is_command && self.age_on_arrival() != Age::AtMostMs(0);
+        let is_old = is_command && self.age_by_order() != Age::AtMostMs(0);
         if self.withheld.is_empty() && waits_for.is_none() {
             return self.send_acknowledgement(delivery, is_old);
         }

@@ -17,7 +17,8 @@ impl Engine {
         if by_order < at_least { at_most } else { by_order.min(at_most) }
     }
 
-    fn age_by_order(&self) -> Age {
+    /// What the order of the queue alone tells.
+    pub(super) fn age_by_order(&self) -> Age {
         let delay = self.withheld.delay(self.now.monotonic);
         if self.session.fence_is_lifted() {
             return Age::AtMostMs(millis(delay));

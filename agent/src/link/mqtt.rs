@@ -50,7 +50,7 @@ impl MqttLink {
         if config.identity.is_quickstart() {
             options.set_clean_session(true);
         } else if let Some(token) = &config.token {
-            options.set_credentials(USER_NAME, token.expose());
+            options.set_credentials(broker.user_name.as_deref().unwrap_or(USER_NAME), token.expose());
         }
         if let Some(proxy) = endpoint.proxy() {
             options.set_proxy(proxy);
@@ -286,7 +286,7 @@ pub(super) fn lock(endpoint: &Mutex<Endpoint>) -> MutexGuard<'_, Endpoint> {
     endpoint.lock().expect("no holder of the lock panics")
 }
 
-/// The only user name there is (`docs/protocol.md` §1.4).
+/// The only user name that the service knows (`docs/protocol.md` §1.4).
 pub(super) const USER_NAME: &str = "use-token-auth";
 
 /// Largest packet either way, in bytes: the largest payload, the longest topic, and the header.

@@ -71,7 +71,7 @@ impl Mqtt5Link {
             .set_network_options(network_options())
             .set_connect_properties(properties(broker.durable_session, session_expiry));
         if let Some(token) = &config.token {
-            options.set_credentials(USER_NAME, token.expose());
+            options.set_credentials(broker.user_name.as_deref().unwrap_or(USER_NAME), token.expose());
         }
         if let Some(proxy) = endpoint.proxy() {
             options.set_proxy(proxy);

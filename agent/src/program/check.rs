@@ -33,6 +33,13 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
             config.identity
         ),
     );
+    if let Some(user) = &broker.user_name {
+        line("log in", format!("as {user}"));
+    }
+    if let Some(prefix) = &broker.topic_prefix {
+        let identity = &config.identity;
+        line("speak", format!("below {}", prefix.of(&identity.type_id, &identity.device_id)));
+    }
     line("keep", format!("a {session}, alive every {}", plain(broker.keep_alive)));
     if let Protocol::Mqtt5(options) = broker.protocol {
         line("speak", mqtt5(&options, broker.durable_session));

@@ -393,7 +393,7 @@ fn an_event_that_the_broker_refuses_is_dropped_and_counted_and_the_next_one_goes
     world.broker.pubacks = false;
     world.publish(1);
     world.run();
-    let id = world.broker.held_back.drain(..).last().unwrap();
+    let id = world.broker.held_back.pop().unwrap();
     world.input(Input::Refused(id, "quota exceeded".into()));
     world.publish(2);
     world.run();

@@ -5,7 +5,9 @@ use serde::Deserialize;
 use iotdm_agent::config::{Pin, PinError, Transport};
 
 use super::mqtt::{MqttVersion, RequestExpiry, SessionExpiry};
-use super::values::{CredentialsVariable, FilePath, Host, KeepAlive, Port, ProxyText, Span, Whole};
+use super::values::{
+    CredentialsVariable, FilePath, Host, KeepAlive, Port, PrefixText, ProxyText, Span, Whole,
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section, [broker]")]
@@ -27,6 +29,7 @@ pub(super) struct Broker {
     pub(super) proxy_credentials_env: Option<CredentialsVariable>,
     pub(super) keep_alive: Option<Span<KeepAlive>>,
     pub(super) durable_session: Option<bool>,
+    pub(super) topic_prefix: Option<PrefixText>,
     pub(super) mqtt_version: Option<MqttVersion>,
     pub(super) session_expiry: Option<Span<SessionExpiry>>,
     pub(super) request_expiry: Option<Span<RequestExpiry>>,

@@ -16,7 +16,7 @@ use super::values::events::{EventCount, EventInterval, EventStoreBytes};
 use super::values::{
     Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, ImageBytes, Kept, KeptBytes,
     LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, ProxyText, PublicKeyText, Rate,
-    Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, VariableName, Whole,
+    Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, UserName, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -77,6 +77,7 @@ pub(super) struct DeviceInfo {
 pub(super) struct Auth {
     pub(super) token_file: Option<FilePath>,
     pub(super) token_env: Option<VariableName>,
+    pub(super) user_name: Option<UserName>,
     /// Known only to be refused with a reason; its value is never looked at.
     pub(super) token: Option<IgnoredAny>,
 }

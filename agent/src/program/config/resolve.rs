@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iotdm_agent::{Config, Limits, Secret};
+use iotdm_agent::{Broker, Config, Limits, Secret};
 use iotdm_core::{ClientKind, DeviceInfo, Identity};
 
 use super::document::Document;
@@ -39,7 +39,8 @@ pub(super) fn resolve(
     let attached = resolver.attached(std::mem::take(&mut file.attached), &identity.subject());
     let token = resolver.token(&file.auth);
     resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
-    let broker = resolver.broker(&file.broker, &identity);
+    let broker =
+        Broker { user_name: resolver.user_name(&file.auth), ..resolver.broker(&file.broker, &identity) };
     if identity.is_quickstart() {
         resolver.refuse_for_quickstart(&file);
     }
@@ -165,6 +166,19 @@ impl<'a> Resolver<'a> {
             }
             (None, None) => None,
         }
+    }
+
+    /// Only a broker that knows users has one to give.
+    fn user_name(&mut self, auth: &file::Auth) -> Option<String> {
+        let name = auth.user_name.as_ref()?;
+        if auth.token_file.is_none() && auth.token_env.is_none() {
+            self.problem(
+                "auth.user_name",
+                "is of no use without a password; name the file that holds it with token_file, or the variable with \
+                 token_env",
+            );
+        }
+        Some(name.0.clone())
     }
 
     fn authorities(&mut self, key: &str, path: Option<&FilePath>) -> Option<Vec<u8>> {

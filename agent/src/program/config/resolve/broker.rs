@@ -46,6 +46,8 @@ impl Resolver<'_> {
             keep_alive: broker.keep_alive.as_ref().map_or(base.keep_alive, |time| time.get()),
             durable_session: broker.durable_session.unwrap_or(!identity.is_quickstart()),
             protocol: self.protocol(broker),
+            user_name: None,
+            topic_prefix: broker.topic_prefix.as_ref().map(|prefix| prefix.0.clone()),
         }
     }
 

@@ -407,3 +407,33 @@ fn files_that_cannot_be_used() {
         assert_eq!(place.load().unwrap_err(), format!("agent.toml:6:11: broker.ca_file: {said}"));
     }
 }
+
+#[test]
+fn a_topic_prefix_and_a_user_name() {
+    let level = "a level is `{type}`, `{id}`, or text without `+`, `#`, `{`, `}` and control characters";
+    for (prefix, said) in [
+        ("", "is empty; a topic prefix is a row of levels, such as `devices/{type}/{id}/`".to_owned()),
+        ("devices/{type}/{id}", "`devices/{type}/{id}` does not end in `/`; write `devices/{type}/{id}/`".into()),
+        ("devices/#/", format!("has `#` as a level, with '#' in it; {level}")),
+        ("{org}/{type}/{id}/", format!("has `{{org}}` as a level, with '{{' in it; {level}")),
+        (
+            "devices/{id}/",
+            "has `{type}` 0 times and `{id}` 1 times; write each once, or neither for a prefix of one device alone".into(),
+        ),
+    ] {
+        check(
+            &format!("[broker]\ntopic_prefix = \"{prefix}\"\n"),
+            &format!("agent.toml:6:16: broker.topic_prefix: {said}"),
+        );
+    }
+    check(
+        "[auth]\nuser_name = \"lamp/17\"\n",
+        "agent.toml:6:13: auth.user_name: is of no use without a password; name the file that holds it with token_file, or \
+         the variable with token_env",
+    );
+    check(
+        "[auth]\nuser_name = \"\"\n",
+        "agent.toml:6:13: auth.user_name: is empty; write the name that the broker knows this device by, or leave the key \
+         out",
+    );
+}
