@@ -49,14 +49,14 @@ async fn connected(device: &Device) -> (Box<dyn Connection>, bool) {
 async fn away(device: &Device) {
     let (mut connection, present) = connected(device).await;
     let event = within("SUBACK", connection.next()).await;
-    assert!(!present && matches!(event, LinkEvent::Subscribed { granted: true }), "{event:?}");
+    assert!(!present && matches!(event, LinkEvent::Subscribed { granted: true, .. }), "{event:?}");
 }
 
 /// The next event that is no SUBACK.
 async fn event(connection: &mut dyn Connection) -> LinkEvent {
     loop {
         match within("event", connection.next()).await {
-            LinkEvent::Subscribed { granted } => assert!(granted),
+            LinkEvent::Subscribed { granted, .. } => assert!(granted),
             event => return event,
         }
     }
