@@ -64,8 +64,8 @@ impl Engine {
         }
     }
 
-    /// Ends a request whose 202 the broker refuses for good. What was promised begins only when the promise has arrived;
-    /// it has not, so that whoever repeats the request may hear the truth.
+    /// Ends a request whose 202 the broker refuses for good, and never had: whoever repeats the request may hear that
+    /// nothing was begun.
     pub(super) fn finish_unpromised(&mut self, key: KeyHash, reason: &str) {
         let Some(request) = self.forget_open(key) else { return };
         let failure = format!("nothing was begun: the broker refused the 202: {reason}");

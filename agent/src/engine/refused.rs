@@ -23,10 +23,13 @@ impl Engine {
         self.note("the broker refuses what is published", reason);
         self.event_refused(id, reason);
         // Manage and unmanage have retries of their own.
-        let Some(Refused { place, refusals, attempts }) = self.outbox.refused(id) else { return };
+        let Some(refused) = self.outbox.refused(id) else { return };
+        let Refused { place, refusals, attempts, .. } = refused;
         let Some(item) = self.outbox.entry(place).map(|entry| entry.item.clone()) else { return };
         match item {
-            Item::Answer(key) if refusals >= ANSWER_ATTEMPTS => self.answer_undeliverable(place, key, reason),
+            Item::Answer(key) if refusals >= ANSWER_ATTEMPTS => {
+                self.answer_undeliverable(&refused, key, reason)
+            }
             Item::Answer(_) => {
                 let pause = ANSWER_PAUSE * 2_u32.pow(refusals.saturating_sub(1));
                 self.timers.set(Timer::Report(place), self.now.monotonic + pause);
@@ -40,7 +43,7 @@ impl Engine {
     }
 
     /// The platform will not have this answer, unless it asks once more: a replay gets it again.
-    fn answer_undeliverable(&mut self, place: u64, key: KeyHash, reason: &str) {
+    fn answer_undeliverable(&mut self, refused: &Refused, key: KeyHash, reason: &str) {
         if let Some(held_back) = self.noise.count(UNDELIVERABLE, self.now.monotonic) {
             let req_id = self.req_id_of_answer(&key);
             error!(
@@ -49,13 +52,21 @@ impl Engine {
                 "the broker refused this answer {ANSWER_ATTEMPTS} times: {reason}; it is kept for when the request is repeated"
             );
         }
-        self.drop_from_outbox(place);
+        self.drop_from_outbox(refused.place);
         if self.answers.get(&key).is_some_and(|answer| answer.class == Class::Passing) {
             self.answers.remove(&key);
             self.write_lazily(key);
         }
+        // What was promised begins only when the promise has arrived.
         if let Some(Request { stage: Stage::Settled { .. }, .. }) = self.requests.get(&key) {
-            self.finish_unpromised(key, reason);
+            if refused.may_have_arrived {
+                self.finish_performed(
+                    key,
+                    Some(format!("nothing was begun: the broker refused the 202: {reason}")),
+                );
+            } else {
+                self.finish_unpromised(key, reason);
+            }
         }
         self.prune();
     }

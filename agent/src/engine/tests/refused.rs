@@ -74,6 +74,26 @@ fn a_reboot_whose_202_is_refused_for_good_does_not_happen() {
     assert_eq!(world.performs("r2"), 1);
 }
 
+/// The first one was on its way when the connection broke: it cannot be taken back, only reported as failed.
+#[test]
+fn a_202_that_may_have_arrived_stays_the_answer_when_it_is_refused_for_good() {
+    let mut world = World::new();
+    world.broker.pubacks = false;
+    world.deliver("r1", reboot());
+    world.decide("r1", yes(202));
+    world.assert_answer("r1", 202);
+    world.broker.pubacks = true;
+    world.broker.refuses_answers = true;
+    world.flap();
+    world.pass(secs(ALL_ATTEMPTS));
+    assert_eq!((world.performs("r1"), world.engine().unfinished()), (0, 0));
+    let log = world.broker.on("add/diag/log");
+    assert!(log.iter().any(|entry| entry.to_string().contains("the broker refused the 202")), "{log:?}");
+    world.broker.refuses_answers = false;
+    world.deliver("r1", reboot());
+    world.assert_same_answers("r1", 2);
+}
+
 #[test]
 fn others_are_answered_while_a_refused_answer_waits() {
     let mut world = World::new();

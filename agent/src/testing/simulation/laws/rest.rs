@@ -138,7 +138,8 @@ impl Laws {
         let is_owed = |track: &Track| match track.kinds[..] {
             // A reboot is done by any restart; what is late may be abandoned.
             [Kind::Reset | Kind::Download | Kind::Update | Kind::After] => {
-                track.platform_has_202 && track.performs + track.recovers == 0 && !track.lost
+                let nothing_done = track.performs + track.recovers == 0;
+                track.platform_has_202 && nothing_done && !track.lost && !track.is_given_up()
             }
             _ => false,
         };

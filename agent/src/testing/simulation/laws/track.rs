@@ -94,6 +94,8 @@ impl Laws {
             && let Some(track) = self.tracks.get_mut(&req_id)
         {
             track.refusals += 1;
+            // Of an observation that the platform was never told of it believes nothing.
+            self.attributes.misses_notifies |= track.is_given_up();
             if rc == 202 && track.is_given_up() && !track.platform_has_202 {
                 track.answer = None;
             }
