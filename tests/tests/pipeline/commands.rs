@@ -132,7 +132,7 @@ impl Rig {
 }
 
 async fn counted(running: &Running, cause: &str) -> u64 {
-    running.device().counters().await.unwrap().get(cause).copied().unwrap_or_default()
+    running.device().counters().await.expect("the agent runs").get(cause).copied().unwrap_or_default()
 }
 
 #[tokio::test(start_paused = true)]
