@@ -6,6 +6,7 @@
 
 mod attached;
 mod events;
+mod replace;
 mod run;
 mod services;
 mod tasks;

@@ -28,6 +28,7 @@ mod finish;
 mod judge;
 mod key;
 mod location;
+mod mark;
 mod model;
 mod noise;
 mod notify;
@@ -331,7 +332,7 @@ impl Engine {
         for key in std::mem::take(&mut self.out.dirty) {
             writes.push(self.record_of(key));
         }
-        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
+        if self.mark_may_move() && self.mark_is_stale(mark::RIDES_AFTER) {
             writes.push(self.move_mark());
         }
         writes
@@ -373,40 +374,7 @@ impl Engine {
             }
         }
     }
-
-    fn mark_is_stale(&self, after: Duration) -> bool {
-        self.mark_written.is_none_or(|written| self.now.monotonic.saturating_sub(written) >= after)
-    }
-
-    /// Nothing old may wait, on the broker or here; what is not acknowledged comes again, and may be old.
-    fn mark_may_move(&self) -> bool {
-        let may_come_again = self.withheld.may_come_again(self.now.monotonic);
-        self.session.fence_is_lifted() && self.deferred.is_empty() && !may_come_again
-    }
-
-    fn move_mark(&mut self) -> Write {
-        let mark = Moment::at(self.now, self.settings.clock());
-        self.mark = Some(mark.clone());
-        self.mark_written = Some(self.now.monotonic);
-        self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
-        Write::Mark(mark)
-    }
-
-    fn mark_due(&mut self) {
-        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
-            self.out.due = true;
-        } else if self.session.fence_is_lifted() {
-            self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
-        }
-    }
 }
-
-/// How old the online mark may become by itself, while the fence is lifted: 10 minutes, so that an idle device writes
-/// 144 times a day and no more.
-const MARK_INTERVAL: Duration = Duration::from_secs(10 * 60);
-
-/// How old it must be to ride along with another commit.
-const MARK_RIDES_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

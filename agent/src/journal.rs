@@ -13,6 +13,7 @@
 //! # Errors
 //! A journal of another device, or of a newer program, is refused by name and left as it is.
 
+mod key;
 mod partition;
 mod record;
 
@@ -23,10 +24,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use sha2::{Digest, Sha256};
-
 use crate::engine::{KeyHash, Moment};
 use crate::store::{Change, MAX_VALUE_BYTES, Store, StoreError};
+
+use self::key::{keyed, named, numbered, space};
 
 pub use partition::{MAX_PARTITIONS, Partition};
 pub(crate) use record::shared;
@@ -362,31 +363,6 @@ fn checksum(record: &[u8]) -> [u8; 4] {
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, JournalError> {
     serde_json::from_slice(body).map_err(|error| JournalError::Damaged(error.to_string()))
-}
-
-fn keyed(space: u8, id: &[u8]) -> Vec<u8> {
-    [&[space], id].concat()
-}
-
-/// The key of something with a name: the name's hash, since long keys would make the store write unsynced files.
-fn named(space: u8, name: &str) -> Vec<u8> {
-    keyed(space, &Sha256::digest(name.as_bytes())[..16])
-}
-
-fn numbered(key: &[u8], chunk: u16) -> Vec<u8> {
-    [key, &chunk.to_be_bytes()].concat()
-}
-
-mod space {
-    pub(super) const OWNER: u8 = b'i';
-    pub(super) const OPEN_OR_DONE: u8 = b'r';
-    pub(super) const QUEUE: u8 = b'q';
-    pub(super) const ATTRIBUTE: u8 = b'a';
-    pub(super) const OBSERVATION: u8 = b'o';
-    pub(super) const QUARANTINE: u8 = b'c';
-    pub(super) const MARK: u8 = b'm';
-    /// Before the records of an attached device, whose keys follow as they stand here.
-    pub(super) const ATTACHED: u8 = b'd';
 }
 
 /// Before the place of an event: the name of its attribute.

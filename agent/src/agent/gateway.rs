@@ -240,3 +240,15 @@ const FNV_PRIME: u64 = 0x100_0000_01b3;
 
 /// How long the platform may take to answer unmanage before a device is detached without it.
 const UNMANAGE_WITHIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_subscribes_once_for_all_of_its_devices() {
+        let identity = Identity::gateway("org001", "gw", "g7").unwrap();
+        let filters = filters(&identity, &Table::new());
+        assert_eq!(filters, ["iotdm-1/type/+/id/+/#", "iot-2/type/gw/id/g7/notify"]);
+    }
+}

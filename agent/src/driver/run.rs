@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::State;
-use crate::engine::{Announcement, Delivered, Delivery, Effect, Engine, Input, Now, Offer, Ticket};
+use crate::engine::{Announcement, Delivered, Delivery, Effect, Engine, Input, Now, Ticket};
 use crate::hub::{Batch, Hub};
 use crate::journal::Journal;
 use crate::link::{Connection, LinkEvent};
@@ -31,7 +31,7 @@ pub(super) struct Run<'a> {
     /// The journal failed outside a batch.
     pub(super) failed: Option<StoreError>,
     tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Declined>>>,
-    replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
+    pub(super) replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
     next_ticket: u64,
     ever_connected: bool,
     credentials_refused: bool,
@@ -211,46 +211,12 @@ impl<'a> Run<'a> {
         ticket
     }
 
-    fn next_ticket(&mut self) -> Ticket {
+    pub(super) fn next_ticket(&mut self) -> Ticket {
         self.next_ticket += 1;
         Ticket(self.next_ticket)
     }
 
-    fn replace(&mut self, of: &Subject, actions: Table, done: Replaced) {
-        let attached = self.driver.attached.get(of);
-        let mut table = Table::clone(attached.map_or(&self.driver.table, |member| &member.table));
-        if let Err(error) = table.replace(actions) {
-            // Whoever waited may have gone, here as below.
-            let _ = done.send(Err(error));
-            return;
-        }
-        let offer = offer(&table);
-        let ticket = self.next_ticket();
-        self.replacements.insert(ticket, (Arc::new(table), done));
-        self.input(of, Input::Replace(offer, ticket));
-    }
-
-    /// Tasks from here on, and the next engine, have the other handlers.
-    fn replaced(&mut self, of: &Subject, ticket: Ticket) {
-        let Some((table, done)) = self.replacements.remove(&ticket) else { return };
-        let Offer { policies, supports } = offer(&table);
-        let settings = match self.driver.attached.get_mut(of) {
-            Some(member) => {
-                member.table = table;
-                &mut member.settings
-            }
-            None => {
-                self.driver.table = table.clone();
-                self.tasks.replace(table);
-                &mut self.driver.settings
-            }
-        };
-        settings.policies = policies;
-        settings.manage.supports = supports;
-        let _ = done.send(Ok(()));
-    }
-
-    fn input(&mut self, of: &Subject, input: Input) {
+    pub(super) fn input(&mut self, of: &Subject, input: Input) {
         let now = self.now();
         self.hub.handle(now, of, input);
     }
@@ -407,14 +373,6 @@ impl<'a> Run<'a> {
             uptime: self.driver.system.uptime(),
             wall: self.driver.system.wall_clock(),
         }
-    }
-}
-
-/// What the engine is told of a table.
-fn offer(table: &Table) -> Offer {
-    Offer {
-        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
-        supports: table.supports(),
     }
 }
 

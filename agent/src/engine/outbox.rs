@@ -1,3 +1,8 @@
+mod window;
+
+pub(super) use window::EVENTS_WINDOW;
+pub(crate) use window::WINDOW;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use iotdm_core::{Report, ReqId};
@@ -90,15 +95,6 @@ pub(super) struct Refused {
 }
 
 impl Outbox {
-    /// One that shares its connection with hundreds.
-    pub(super) fn of_many() -> Self {
-        Self { window: WINDOW_OF_MANY, ..Self::default() }
-    }
-
-    fn window(&self) -> u64 {
-        if self.window == 0 { WINDOW } else { self.window }
-    }
-
     pub(super) fn restore(&mut self, place: u64, item: Item) {
         self.next_place = self.next_place.max(place + 1);
         self.insert(place, item);
@@ -240,21 +236,6 @@ impl Outbox {
         let answer = self.unsent_answers.first().copied();
         let own = self.unsent_own.first().copied().filter(|_| own);
         [answer, own].into_iter().flatten().min()
-    }
-
-    /// Whether the window allows another publish. Counted from the oldest unacknowledged one, so that the link's
-    /// packet identifiers can never collide.
-    pub(super) fn window_open(&self) -> bool {
-        self.span() < self.window()
-    }
-
-    /// Whether an event may leave: the last places of the window are for what stands here.
-    pub(super) fn has_room_for_events(&self) -> bool {
-        self.span() < self.window().saturating_sub(EVENTS_WINDOW as u64).max(1)
-    }
-
-    fn span(&self) -> u64 {
-        self.in_flight.first_key_value().map_or(0, |(oldest, _)| self.next_publish - oldest.0)
     }
 
     /// Gives a publish that is not kept here, such as manage, its number.
@@ -402,16 +383,6 @@ impl Outbox {
         self.notifies.get(field).copied()
     }
 }
-
-/// How many publishes may be on their way, counted from the oldest that is not acknowledged.
-pub(crate) const WINDOW: u64 = 64;
-
-/// How many of one attached device: the connection's own window is shared by all of them, and what waits for it is
-/// bounded by this many for each.
-const WINDOW_OF_MANY: u64 = 8;
-
-/// How many of those events may be, and how many places of the window they leave.
-pub(super) const EVENTS_WINDOW: usize = 16;
 
 #[cfg(test)]
 mod tests;

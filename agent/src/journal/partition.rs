@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::store::{Change, Store, StoreError};
 
-use super::{Found, Journal, JournalError, Owner, Write, space};
+use super::key::space;
+use super::{Found, Journal, JournalError, Owner, Write};
 
 /// Whose records: the journal's owner, or a device that it speaks for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -223,8 +223,8 @@ fn certificate(reason: &CertificateError) -> String {
             presented.join(", ")
         ),
         CertificateError::UnknownIssuer => {
-            "the broker's certificate is from an authority that this device does not trust: is the file of authorities \
-             the broker's, or is somebody in between?"
+            "the broker's certificate is from an authority that this device does not trust (UnknownIssuer): does ca_file \
+             name the broker's, or is somebody in between?"
                 .into()
         }
         other => format!("the broker's certificate cannot be trusted: {other}"),

@@ -41,6 +41,12 @@ async fn mosquitto_does_what_its_column_says() {
 }
 
 #[tokio::test]
+#[ignore = "needs mosquitto"]
+async fn mosquitto_does_the_same_over_mqtt_5() {
+    check(&mut mosquitto::Mosquitto::start().await, Protocol::V5).await;
+}
+
+#[tokio::test]
 #[ignore = "needs rabbitmq-server"]
 async fn rabbitmq_does_what_its_column_says() {
     check(&mut rabbitmq::Rabbitmq::start(1).await, Protocol::V4).await;

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_agent::{Secret, State};
+use iotdm_agent::{Mqtt5, Secret, State};
 use iotdm_core::{Identity, TopicPrefix};
 use iotdm_tests::application::{Access, Application};
 use iotdm_tests::device::Device;
@@ -17,6 +17,8 @@ use super::server::{Server, Who};
 pub(crate) enum Protocol {
     /// MQTT 3.1.1.
     V4,
+    /// MQTT 5; the plain client stays at 3.1.1.
+    V5,
 }
 
 /// The template of `docs/brokers`.
@@ -53,6 +55,7 @@ pub(crate) fn lamp_with(server: &impl Server, protocol: Protocol, number: u8, pa
         config.broker.topic_prefix = Some(TEMPLATE.parse().expect("it is a template"));
         match protocol {
             Protocol::V4 => {}
+            Protocol::V5 => config.broker.protocol = iotdm_agent::Protocol::Mqtt5(Mqtt5::default()),
         }
     })
 }

@@ -117,16 +117,10 @@ impl<'a> Life<'a> {
             Act::Ask => self.ask(a),
             Act::Replay | Act::Reuse => self.repeat(act, a, b),
             Act::Flood => (0..FLOOD).for_each(|_| self.ask_for(Kind::UnknownTopic)),
-            Act::Deliver => {
-                world.broker_down();
-            }
+            Act::Deliver => drop(world.broker_down()),
             Act::Redeliver => self.redeliver(a),
-            Act::Arrive => {
-                world.broker_up();
-            }
-            Act::Take => {
-                world.take_input();
-            }
+            Act::Arrive => drop(world.broker_up()),
+            Act::Take => drop(world.take_input()),
             Act::Return => self.let_a_handler_return(a.into(), b),
             Act::Rest => self.rest(),
             Act::Cut => {

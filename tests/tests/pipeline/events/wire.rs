@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use iotdm_agent::testing::{MemoryDisk, TestSystem, config};
-use iotdm_agent::{Agent, Config, Device, Secret};
+use iotdm_agent::{Agent, Config, Device};
 use iotdm_core::{Declined, Event, Identity, PublishError, Report};
 use iotdm_platform::broker::{Broker, BrokerOptions, Observer, Seen};
 use iotdm_platform::proxy::FaultProxy;
@@ -153,7 +153,7 @@ async fn on_the_wire_events_have_their_topic_and_qos_and_are_never_retained() {
 fn quickstart(port: u16) -> Config {
     let mut config = at(port);
     config.identity = Identity::device("quickstart", "lamp", "lamp1").expect("it keeps the grammar");
-    config.token = Some(Secret::new("never sent"));
+    config.broker.durable_session = false;
     config
 }
 
