@@ -144,6 +144,8 @@ impl Engine {
     }
 
     fn send_acknowledgement(&mut self, delivery: Delivery, is_old: bool) {
+        // It opens the broker's window: only from here on does silence say that nothing waits there.
+        self.session.heard(self.now.monotonic);
         if is_old {
             self.withheld.old_arrive_by = self.now.monotonic + self.settings.unnoticed;
         }
