@@ -310,14 +310,14 @@ const MAX_ON_THEIR_WAY: usize = super::outbox::EVENTS_WINDOW;
 const MAX_ONCE_ON_THEIR_WAY: usize = 32;
 
 /// How many bytes of either kind may be on their way at once: half a minute at 2 kB/s. A larger event goes alone.
-const MAX_BYTES_ON_THEIR_WAY: usize = 64 * 1024;
+pub(crate) const MAX_BYTES_ON_THEIR_WAY: usize = 64 * 1024;
 
 /// How many events that have arrived may stand in the journal for want of another commit: so many are sent again after
 /// a crash, at the most, beside those on their way.
 const REMOVALS_PER_COMMIT: usize = 256;
 
 /// How long the broker may acknowledge no event at all: one of the largest size takes 131 s at 1 kB/s.
-const PUBACK_WITHIN: Duration = Duration::from_secs(10 * 60);
+pub(super) const PUBACK_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// After so many connections in a row that ended with events on their way and none acknowledged, the events may be the
 /// reason: a broker may end the connection for a topic that it forbids. Then they go one by one, and wait first, so that
