@@ -231,12 +231,16 @@ impl Engine {
         }
         if self.events.remove(place) {
             self.events.counters.arrived += 1;
-            self.out.writes.push(Write::EventGone(place));
-            self.events.lazy_removals += 1;
-            if self.events.lazy_removals >= REMOVALS_PER_COMMIT {
-                self.events.lazy_removals = 0;
-                self.out.due = true;
-            }
+            self.forget_event(place);
+        }
+    }
+
+    fn forget_event(&mut self, place: u64) {
+        self.out.writes.push(Write::EventGone(place));
+        self.events.lazy_removals += 1;
+        if self.events.lazy_removals >= REMOVALS_PER_COMMIT {
+            self.events.lazy_removals = 0;
+            self.out.due = true;
         }
     }
 
@@ -245,9 +249,11 @@ impl Engine {
         let Some(sent) = self.events.in_flight.remove(&id) else { return };
         self.note("the broker refused an event, which is dropped", reason);
         self.events.counters.refused += 1;
+        // It was answered, and the connection has outlived it.
+        self.events.losses = 0;
+        self.timers.clear(&Timer::EventsStuck);
         if let Some(place) = sent.place.filter(|place| self.events.remove(*place)) {
-            self.out.writes.push(Write::EventGone(place));
-            self.events.lazy_removals += 1;
+            self.forget_event(place);
         }
     }
 
