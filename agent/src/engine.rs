@@ -72,9 +72,10 @@ pub use self::event::{
     Ticket,
 };
 pub use self::events::EventCounters;
+pub(crate) use self::events::MAX_BYTES_ON_THEIR_WAY;
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
-pub(crate) use self::outbox::WINDOW;
+pub(crate) use self::outbox::{EVENTS_WINDOW, WINDOW};
 pub(crate) use self::rules::decode;
 pub use self::rules::{AttributeRules, Declared, Misfit};
 pub use self::thresholds::Threshold;

@@ -16,16 +16,16 @@
 
 mod publishes;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use iotdm_core::{Route, Subject, Topic};
 use tracing::Span;
 
-use crate::engine::{Delivered, Delivery, Effect, Engine, GatewayRestart, Input, Lost, Now, PublishId};
+use crate::engine::{Delivered, Effect, Engine, GatewayRestart, Input, Lost, Now, PublishId};
 use crate::journal::Write;
 
-use self::publishes::{Publishes, Waiting};
+use self::publishes::{Arrivals, Publishes, Waiting};
 
 /// The engines of one connection.
 #[derive(Debug)]
@@ -38,10 +38,14 @@ pub(crate) struct Hub {
     attached: BTreeMap<Subject, Attached>,
     /// Whose engines may have something to say.
     touched: BTreeSet<Subject>,
-    arrivals: VecDeque<Arrival>,
+    arrivals: Arrivals,
     publishes: Publishes,
     restart: GatewayRestart,
     others_run: bool,
+    /// Whether an engine defers what it was handed.
+    defers: bool,
+    /// When the broker answered a publish last.
+    moved_at: Duration,
 }
 
 #[derive(Debug)]
@@ -49,14 +53,7 @@ struct Attached {
     engine: Engine,
     span: Span,
     runs: bool,
-}
-
-/// Something to acknowledge, in the order in which it came.
-#[derive(Debug)]
-struct Arrival {
-    delivery: Delivery,
-    of: Subject,
-    accepted: bool,
+    defers: bool,
 }
 
 /// Apply the writes, make them durable once, then perform the effects in order.
@@ -77,10 +74,12 @@ impl Hub {
             span,
             attached: BTreeMap::new(),
             touched: BTreeSet::new(),
-            arrivals: VecDeque::new(),
+            arrivals: Arrivals::default(),
             publishes: Publishes::default(),
             restart: GatewayRestart::None,
             others_run: false,
+            defers: false,
+            moved_at: Duration::ZERO,
         }
     }
 
@@ -97,7 +96,7 @@ impl Hub {
     /// Adds the engine of a device; [`start`](Self::start) follows.
     pub(crate) fn add(&mut self, of: Subject, engine: Engine) {
         let span = span_of(&of);
-        self.attached.insert(of, Attached { engine, span, runs: false });
+        self.attached.insert(of, Attached { engine, span, runs: false, defers: false });
     }
 
     /// Adds the engine of a device while the others run. It takes part in the connection from here on: what the broker
@@ -105,10 +104,11 @@ impl Hub {
     pub(crate) fn attach(&mut self, now: Now, of: Subject, engine: Engine) {
         self.add(of.clone(), engine);
         let (joins, up) = (self.is_joined(), self.leader.is_up());
-        let restart = self.restart;
+        let (restart, defers) = (self.restart, self.defers);
         self.with(&of, |engine| {
             engine.start(now);
             engine.gateway_restarts(now, restart);
+            engine.others_withhold(now, defers);
             if joins {
                 engine.handle(now, Input::Connected { session_present: true });
             }
@@ -125,11 +125,10 @@ impl Hub {
         self.attached.remove(of);
         self.touched.remove(of);
         self.publishes.forget(of);
-        for arrival in self.arrivals.iter_mut().filter(|arrival| arrival.of == *of) {
-            arrival.accepted = true;
-        }
+        self.arrivals.accept_all_of(of);
         self.touched.insert(self.subject.clone());
         self.watch_tasks(now);
+        self.watch_window(now);
     }
 
     pub(crate) fn has(&self, of: &Subject) -> bool {
@@ -155,8 +154,12 @@ impl Hub {
         match input {
             Input::Connected { session_present } => {
                 self.with(&leader, |engine| engine.handle(now, Input::Connected { session_present }));
-                if self.leader.is_subscribing() {
+                if self.is_joined() {
                     self.tell_all(now, &|| Input::Connected { session_present });
+                }
+                if self.leader.is_up() {
+                    // For events alone nothing is subscribed to.
+                    self.tell_all(now, &|| Input::Subscribed { granted: true });
                 }
             }
             Input::Subscribed { granted } => {
@@ -187,14 +190,20 @@ impl Hub {
         let is_due = |engine: &Engine| engine.poll_timeout().is_some_and(|at| at <= now.monotonic);
         // The gateway's last: what its restart cuts short is cut short before the restart.
         for of in self.names_of(|one| is_due(&one.engine)) {
-            self.with(&of, |engine| engine.handle_timeout(now));
-            self.settle(now, &of);
+            self.pass(now, &of);
         }
         if is_due(&self.leader) {
-            let leader = self.subject.clone();
-            self.with(&leader, |engine| engine.handle_timeout(now));
-            self.settle(now, &leader);
+            self.pass(now, &self.subject.clone());
         }
+    }
+
+    fn pass(&mut self, now: Now, of: &Subject) {
+        let moved_at = self.moved_at;
+        self.with(of, |engine| {
+            engine.connection_moved(moved_at);
+            engine.handle_timeout(now);
+        });
+        self.settle(now, of);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
@@ -217,7 +226,7 @@ impl Hub {
                 self.route(&of, effect, &mut batch.effects);
             }
         }
-        self.acknowledge(&mut batch.effects);
+        self.arrivals.acknowledge(&mut batch.effects);
         self.publishes.send(&mut batch.effects);
         (!batch.writes.is_empty() || !batch.effects.is_empty()).then_some(batch)
     }
@@ -239,10 +248,13 @@ impl Hub {
     fn deliver(&mut self, now: Now, delivered: Delivered) {
         let named = Topic::<Route>::parse(&delivered.topic).map(|topic| topic.subject);
         let of = named.filter(|of| self.attached.contains_key(of)).unwrap_or_else(|| self.subject.clone());
-        let connected = self.engine(&of).is_some_and(Engine::is_connected);
-        // What an engine that has given the connection up is handed comes again on the next.
-        if connected && let Some(delivery) = delivered.delivery {
-            self.arrivals.push_back(Arrival { delivery, of: of.clone(), accepted: false });
+        // What an engine that has given the connection up is handed comes again on the next; what it has already, and may
+        // not acknowledge yet, is acknowledged once.
+        let takes = |engine: &Engine| engine.is_connected() && !engine.is_deferred(&delivered);
+        if self.engine(&of).is_some_and(takes)
+            && let Some(delivery) = delivered.delivery
+        {
+            self.arrivals.push(delivery, of.clone());
         }
         self.handle(now, &of, Input::Delivered(delivered));
     }
@@ -250,6 +262,7 @@ impl Hub {
     /// The broker has answered a publish.
     fn published(&mut self, now: Now, id: PublishId, input: impl FnOnce(PublishId) -> Input) {
         let Some((of, id)) = self.publishes.acknowledged(id) else { return };
+        self.moved_at = now.monotonic;
         self.touched.insert(self.subject.clone());
         self.handle(now, &of, input(id));
     }
@@ -264,11 +277,8 @@ impl Hub {
         match effect {
             Effect::Acknowledge(_) | Effect::Publish { .. } | Effect::PublishEvent { .. } if !connected => {}
             Effect::Acknowledge(delivery) => {
-                let arrival = self.arrivals.iter_mut().find(|arrival| arrival.delivery == delivery);
-                if let Some(arrival) = arrival {
-                    arrival.accepted = true;
-                }
-                self.acknowledge(effects);
+                self.arrivals.accept(delivery);
+                self.arrivals.acknowledge(effects);
             }
             Effect::Publish { id, topic, payload } => {
                 self.publishes.push(Waiting { of: of.clone(), id, topic, payload, event: None });
@@ -279,14 +289,6 @@ impl Hub {
                 self.publishes.send(effects);
             }
             other => effects.push((of.clone(), other)),
-        }
-    }
-
-    /// In the order of arrival: what was accepted, up to the first that was not.
-    fn acknowledge(&mut self, effects: &mut Vec<(Subject, Effect)>) {
-        while self.arrivals.front().is_some_and(|arrival| arrival.accepted) {
-            let arrival = self.arrivals.pop_front().expect("it was there a moment ago");
-            effects.push((arrival.of, Effect::Acknowledge(arrival.delivery)));
         }
     }
 
@@ -320,6 +322,17 @@ impl Hub {
                 self.with(&of, |engine| engine.gateway_restarts(now, restart));
             }
             self.watch_tasks(now);
+        }
+        self.watch_window(now);
+    }
+
+    /// Tells all when one defers what it was handed, and when none does any more.
+    fn watch_window(&mut self, now: Now) {
+        let defers = self.leader.defers() || self.attached.values().any(|one| one.defers);
+        if std::mem::replace(&mut self.defers, defers) != defers {
+            for of in self.names().into_iter().chain([self.subject.clone()]) {
+                self.with(&of, |engine| engine.others_withhold(now, defers));
+            }
         }
     }
 
@@ -361,7 +374,7 @@ impl Hub {
         } else if let Some(one) = self.attached.get_mut(of) {
             let _entered = one.span.clone().entered();
             call(&mut one.engine);
-            one.runs = one.engine.has_tasks();
+            (one.runs, one.defers) = (one.engine.has_tasks(), one.engine.defers());
         } else {
             return;
         }

@@ -151,9 +151,16 @@ impl Run<'_> {
     }
 
     fn detach(&mut self, of: &Subject) -> Result<(), AttachError> {
-        if self.driver.attached.remove(of).is_none() {
+        if !self.driver.attached.contains_key(of) {
             return Err(AttachError::NotAttached(named(of)));
         }
+        // What its engine has taken becomes durable, and whoever waits for that hears of it.
+        if let Err(reason) = self.perform_batches() {
+            let told = AttachError::Journal(reason.to_string());
+            self.failed = Some(reason);
+            return Err(told);
+        }
+        self.driver.attached.remove(of);
         self.hub.detach(self.now(), of);
         self.tasks.cancel_all_of(of);
         info!(device = %named(of), "detached; its requests are answered 404 from here on");

@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
         self.hub.handle(now, of, input);
     }
 
-    fn perform_batches(&mut self) -> Result<(), StoreError> {
+    pub(super) fn perform_batches(&mut self) -> Result<(), StoreError> {
         if let Some(reason) = self.failed.take() {
             return Err(reason);
         }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{Acknowledge, Policy};
+use iotdm_core::{Acknowledge, Policy, Subject};
 
 use super::Engine;
 use super::event::{Delivered, Delivery, Effect};
@@ -18,6 +18,8 @@ use super::time::Age;
 #[derive(Debug, Default)]
 pub(super) struct Withheld {
     queue: VecDeque<Entry>,
+    /// Whether another device of the connection can take nothing more, so that no acknowledgement behind its own leaves.
+    by_others: bool,
     /// Since when one is withheld.
     since: Option<Duration>,
     /// For how long one was withheld on this connection before that.
@@ -42,6 +44,11 @@ struct Entry {
 impl Withheld {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether the broker may keep something back because of one.
+    pub(super) fn closes_the_window(&self) -> bool {
+        self.since.is_some()
     }
 
     /// Whether the broker may deliver again what is old: it is not acknowledged, or its PUBACK may have been lost. A
@@ -99,11 +106,24 @@ impl Withheld {
     /// The next acknowledgement that may leave.
     fn pop(&mut self, now: Duration) -> Option<(Delivery, bool)> {
         let entry = self.queue.pop_front_if(|entry| entry.waits_for.is_none())?;
-        if self.queue.is_empty() {
+        self.open_window(now);
+        Some((entry.delivery, entry.is_old))
+    }
+
+    pub(super) fn others(&mut self, now: Duration, withhold: bool) {
+        self.by_others = withhold;
+        if withhold {
+            self.since.get_or_insert(now);
+        }
+        self.open_window(now);
+    }
+
+    /// Unless one is withheld still.
+    fn open_window(&mut self, now: Duration) {
+        if self.queue.is_empty() && !self.by_others {
             self.before = self.total(now);
             self.since = None;
         }
-        Some((entry.delivery, entry.is_old))
     }
 }
 
@@ -124,7 +144,7 @@ impl Engine {
     }
 
     /// Whether this very message waits already, on this connection, under its packet identifier.
-    pub(super) fn is_deferred(&self, delivered: &Delivered) -> bool {
+    pub(crate) fn is_deferred(&self, delivered: &Delivered) -> bool {
         self.deferred.iter().any(|(_, waiting)| {
             let is_it = delivered.delivery.is_some() && waiting.delivery == delivered.delivery;
             is_it && waiting.topic == delivered.topic && waiting.payload == delivered.payload
@@ -144,6 +164,8 @@ impl Engine {
     }
 
     fn send_acknowledgement(&mut self, delivery: Delivery, is_old: bool) {
+        // It opens the broker's window: only from here on does silence say that nothing waits there.
+        self.session.heard(self.now.monotonic);
         if is_old {
             self.withheld.old_arrive_by = self.now.monotonic + self.settings.unnoticed;
         }
@@ -153,8 +175,8 @@ impl Engine {
     /// By how much the online mark may be wrong because of acknowledgements that wait.
     pub(super) fn withheld_unnoticed(&self) -> Duration {
         let waits = |policy: &Policy| policy.acknowledge == Acknowledge::Handled;
-        let any = self.settings.policies.values().any(waits);
-        if any { WITHHELD_UNNOTICED } else { Duration::ZERO }
+        let shares = self.settings.subject != Subject::Connected;
+        if shares || self.settings.policies.values().any(waits) { WITHHELD_UNNOTICED } else { Duration::ZERO }
     }
 
     /// Beyond a limit what the broker may have kept back counts as old, until the next answer to manage.

@@ -3,13 +3,17 @@
 //! The gateway's engine leads: it connects, and its restart is a restart of all. An attached device's engine is told of
 //! the connection, and of a restart that takes its work with it. Everything else each of them does alone.
 
+use std::time::Duration;
+
 use iotdm_core::{BootId, Name};
 use serde_json::{Map, Value};
 use tracing::info;
 
 use super::event::{Delivered, Effect, Ticket, Timer};
+use super::events::PUBACK_WITHIN;
 use super::key::KeyHash;
 use super::request::{DRAIN_LIMIT, Request, Stage, Step};
+use super::send::WINDOW_CLOSED_LIMIT;
 use super::{Engine, Settings};
 
 /// What an engine knows of the others on its connection.
@@ -101,6 +105,26 @@ impl Engine {
             GatewayRestart::None => {}
         }
         self.settle_down();
+    }
+
+    /// Whether deliveries wait here that are not acknowledged yet: no acknowledgement behind them leaves.
+    pub fn defers(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Tells an engine whether another on its connection [defers](Self::defers): the broker may keep back meanwhile what
+    /// is for this one, too, and it grows old there.
+    pub(crate) fn others_withhold(&mut self, now: super::Now, withhold: bool) {
+        self.advance(now);
+        self.withheld.others(self.now.monotonic, withhold);
+        self.session.heard(self.now.monotonic);
+        self.settle_down();
+    }
+
+    /// The broker acknowledged something on the connection at that time: what this device sent waits for its turn.
+    pub(crate) fn connection_moved(&mut self, at: Duration) {
+        self.timers.put_off(&Timer::Window, at + WINDOW_CLOSED_LIMIT);
+        self.timers.put_off(&Timer::EventsStuck, at + PUBACK_WITHIN);
     }
 
     pub(super) fn nothing_runs(&self) -> bool {

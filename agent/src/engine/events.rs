@@ -231,12 +231,16 @@ impl Engine {
         }
         if self.events.remove(place) {
             self.events.counters.arrived += 1;
-            self.out.writes.push(Write::EventGone(place));
-            self.events.lazy_removals += 1;
-            if self.events.lazy_removals >= REMOVALS_PER_COMMIT {
-                self.events.lazy_removals = 0;
-                self.out.due = true;
-            }
+            self.forget_event(place);
+        }
+    }
+
+    fn forget_event(&mut self, place: u64) {
+        self.out.writes.push(Write::EventGone(place));
+        self.events.lazy_removals += 1;
+        if self.events.lazy_removals >= REMOVALS_PER_COMMIT {
+            self.events.lazy_removals = 0;
+            self.out.due = true;
         }
     }
 
@@ -245,9 +249,11 @@ impl Engine {
         let Some(sent) = self.events.in_flight.remove(&id) else { return };
         self.note("the broker refused an event, which is dropped", reason);
         self.events.counters.refused += 1;
+        // It was answered, and the connection has outlived it.
+        self.events.losses = 0;
+        self.timers.clear(&Timer::EventsStuck);
         if let Some(place) = sent.place.filter(|place| self.events.remove(*place)) {
-            self.out.writes.push(Write::EventGone(place));
-            self.events.lazy_removals += 1;
+            self.forget_event(place);
         }
     }
 
@@ -310,14 +316,14 @@ const MAX_ON_THEIR_WAY: usize = super::outbox::EVENTS_WINDOW;
 const MAX_ONCE_ON_THEIR_WAY: usize = 32;
 
 /// How many bytes of either kind may be on their way at once: half a minute at 2 kB/s. A larger event goes alone.
-const MAX_BYTES_ON_THEIR_WAY: usize = 64 * 1024;
+pub(crate) const MAX_BYTES_ON_THEIR_WAY: usize = 64 * 1024;
 
 /// How many events that have arrived may stand in the journal for want of another commit: so many are sent again after
 /// a crash, at the most, beside those on their way.
 const REMOVALS_PER_COMMIT: usize = 256;
 
 /// How long the broker may acknowledge no event at all: one of the largest size takes 131 s at 1 kB/s.
-const PUBACK_WITHIN: Duration = Duration::from_secs(10 * 60);
+pub(super) const PUBACK_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// After so many connections in a row that ended with events on their way and none acknowledged, the events may be the
 /// reason: a broker may end the connection for a topic that it forbids. Then they go one by one, and wait first, so that

@@ -1,7 +1,6 @@
 mod window;
 
-pub(super) use window::EVENTS_WINDOW;
-pub(crate) use window::WINDOW;
+pub(crate) use window::{EVENTS_WINDOW, WINDOW};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -265,7 +265,7 @@ fn shorten_log_data(report: &mut Report) {
 }
 
 /// How long the broker may leave publishes unacknowledged while nothing more can be sent for them.
-const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the platform may take to answer a report. No limit is documented; another client waits 120 s.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);

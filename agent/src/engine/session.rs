@@ -290,7 +290,7 @@ impl Engine {
 
     pub(super) fn fence_overran(&mut self) {
         let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
-        let waits = self.is_held() || !self.deferred.is_empty() || !self.withheld.is_empty();
+        let waits = self.is_held() || !self.deferred.is_empty() || self.withheld.closes_the_window();
         if waits || quiet < FENCE_QUIET {
             // What is waited for has no time of its own: a look now and then, for a restart may be hours away.
             let pause = if waits { FENCE_QUIET } else { FENCE_QUIET - quiet };

@@ -98,6 +98,13 @@ impl Timers {
         }
     }
 
+    /// Nothing happens before that time, if something was to happen.
+    pub(super) fn put_off(&mut self, timer: &Timer, until: Duration) {
+        if self.by_timer.get(timer).is_some_and(|at| *at < until) {
+            self.set(timer.clone(), until);
+        }
+    }
+
     pub(super) fn is_set(&self, timer: &Timer) -> bool {
         self.by_timer.contains_key(timer)
     }

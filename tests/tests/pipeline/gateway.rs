@@ -510,6 +510,22 @@ async fn work_of_a_detached_device_is_cancelled_and_judged_when_it_is_attached_a
     assert_eq!(rig.answer(&pump(1), "cut").await["rc"], 500);
 }
 
+/// What was asked for in the same moment as its detachment is durable, and whoever asked hears so.
+#[tokio::test(start_paused = true)]
+async fn a_call_in_flight_while_its_device_is_detached_returns() {
+    let rig = Rig::new();
+    let running = rig.managed().await;
+    let (gateway, device) = (running.device(), running.attached("pump", "p-1").unwrap());
+    // Without a platform to tell: detach asks at once.
+    device.unmanage().await.unwrap();
+    rig.platform.until(|platform| !platform.published_for(&pump(1), UpRoute::Unmanage).is_empty()).await;
+    rig.platform.drained().await;
+    let (set, detached) = tokio::join!(device.set_attribute("level", &9), gateway.detach(&device));
+    detached.unwrap();
+    set.unwrap();
+    running.stop().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_device_begins_anew() {
     let rig = Rig::new();

@@ -20,10 +20,15 @@ impl Outbox {
 
     /// Whether an event may leave: the last places of the window are for what stands here.
     pub(in crate::engine) fn has_room_for_events(&self) -> bool {
-        self.span() < self.window().saturating_sub(EVENTS_WINDOW as u64).max(1)
+        let kept_free = (EVENTS_WINDOW as u64).min(self.window() / 2);
+        self.span() < self.window() - kept_free
     }
 
+    /// Of one that shares its connection, simply how many: the connection counts, and gives numbers of its own.
     fn span(&self) -> u64 {
+        if self.window != 0 {
+            return self.in_flight.len() as u64;
+        }
         self.in_flight.first_key_value().map_or(0, |(oldest, _)| self.next_publish - oldest.0)
     }
 }
@@ -35,5 +40,5 @@ pub(crate) const WINDOW: u64 = 64;
 /// bounded by this many for each.
 const WINDOW_OF_MANY: u64 = 8;
 
-/// How many of those events may be, and how many places of the window they leave.
-pub(in crate::engine) const EVENTS_WINDOW: usize = 16;
+/// How many of those events may be, and how many places of the window they leave; half of a smaller one.
+pub(crate) const EVENTS_WINDOW: usize = 16;

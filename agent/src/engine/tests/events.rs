@@ -400,3 +400,24 @@ fn an_event_that_the_broker_refuses_is_dropped_and_counted_and_the_next_one_goes
     assert_eq!((world.events(), world.waiting()), (vec![1, 2], 1));
     assert_eq!(world.engine().events().refused, 1);
 }
+
+/// Else a journal would hold them all until something else is written, and a crash would send them all again.
+#[test]
+fn refused_events_leave_the_journal_within_a_bound() {
+    let mut world = World::with(|settings| {
+        (settings.limits.events.count, settings.limits.events.bytes) = (1000, 1024 * 1024);
+    });
+    world.broker.pubacks = false;
+    for number in 0..300 {
+        world.publish(number);
+    }
+    world.run();
+    let before = world.commits;
+    while !world.broker.held_back.is_empty() {
+        let id = world.broker.held_back.remove(0);
+        world.input(Input::Refused(id, "quota exceeded".into()));
+        world.run();
+    }
+    assert_eq!((world.engine().events().refused, world.waiting()), (300, 0));
+    assert_eq!(world.commits - before, 1, "256 at a time");
+}

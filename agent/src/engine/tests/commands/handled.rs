@@ -287,3 +287,21 @@ fn manage_is_sent_again_only_after_much_was_withheld() {
     world.pass(minutes(60));
     assert_eq!(manages(&world), before + 1);
 }
+
+/// P9: only silence lifts an unanswered fence, and a window that opens at this moment is none.
+#[test]
+fn the_fence_does_not_lift_at_the_moment_at_which_an_acknowledgement_opens_the_window() {
+    let mut world = narrow();
+    world.broker.rc.insert("mgmt/manage", None);
+    world.go_offline();
+    // Each is given up after 30 s: the last one after ten minutes, when the fence is looked at.
+    for payload in 0..20 {
+        world.broker.route(&topic("held"), payload.to_string().into_bytes());
+    }
+    world.broker.route(&topic("fresh"), b"late".to_vec());
+    world.pass(minutes(20));
+    world.reconnect();
+    world.pass(minutes(11));
+    assert!(!world.commands().contains(&"late".to_owned()));
+    assert_eq!((world.counted("command failed"), world.counted("command dropped")), (20, 1));
+}
