@@ -104,8 +104,12 @@ impl Peer {
 
     /// It took the connection and ended it.
     fn closed(&self) -> String {
-        let hint = if self.tls { "" } else { "; does it want TLS?" };
-        format!("the connection was closed before CONNACK{hint}")
+        format!("the connection was closed before CONNACK{}", self.guess())
+    }
+
+    /// What a connection that is closed without an answer often means.
+    pub(super) fn guess(&self) -> &'static str {
+        if self.tls { "" } else { "; does it want TLS?" }
     }
 
     pub(super) fn unreachable(&self, error: &io::Error) -> String {

@@ -56,6 +56,9 @@ pub(super) async fn who_answers(reason: &ConnectionError, peer: &Peer) -> Option
         ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error))) if is_end(error) => {
             peer.unreachable(error)
         }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            format!("{}{}", explain(reason, false).1, peer.guess())
+        }
         // A DISCONNECT without a reason.
         ConnectionError::MqttState(StateError::Deserialization(PacketError::PayloadRequired)) => return None,
         ConnectionError::MqttState(StateError::Deserialization(_)) => {
