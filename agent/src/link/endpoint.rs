@@ -13,6 +13,7 @@ use crate::config::{self, Broker};
 
 use super::TlsError;
 use super::tls::{TlsClient, WrongPin, another_device, offered_suites};
+use super::trouble::certificate;
 
 /// A broker and the way to it. It outlives connections: each asks for its [`transport`](Self::transport) anew.
 pub(super) struct Endpoint {
@@ -82,11 +83,6 @@ impl Endpoint {
         Some(rumqttc::Proxy { ty: ProxyType::Http, auth, addr: proxy.host.clone(), port: proxy.port })
     }
 
-    /// Whether nothing but TCP, or TLS over it, lies between.
-    pub(super) fn is_direct(&self) -> bool {
-        self.broker.transport == config::Transport::Tcp && self.broker.proxy.is_none()
-    }
-
     /// Why a connection failed, where these settings say what to do about it. `reason` is rumqttc's error, of either
     /// protocol version.
     pub(super) fn advice(&self, reason: &(dyn Error + 'static)) -> Option<String> {
@@ -102,9 +98,10 @@ impl Endpoint {
     fn advice_on_tls(&self, error: &rustls::Error) -> Option<String> {
         let tls = self.tls.as_ref()?.settings();
         match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                other.0.downcast_ref::<WrongPin>().map(ToString::to_string)
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<WrongPin>() => {
+                Some(other.0.to_string())
             }
+            rustls::Error::InvalidCertificate(reason) => Some(certificate(reason)),
             rustls::Error::AlertReceived(
                 AlertDescription::HandshakeFailure
                 | AlertDescription::InsufficientSecurity
@@ -163,3 +160,26 @@ fn bracketed(host: &str) -> String {
 
 /// How long a proxy, TCP, TLS and WebSocket may take to connect, and CONNACK to come.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+    use crate::config::Tls;
+
+    /// Over WebSocket what rustls says lies within other errors; with a proxy nobody looks who answers.
+    #[test]
+    fn a_certificate_that_cannot_be_trusted_is_told_in_words_whatever_carries_mqtt() {
+        let reason = CertificateError::NotValidYetContext {
+            time: UnixTime::since_unix_epoch(Duration::from_secs(12)),
+            not_before: UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600)),
+        };
+        let reason = io::Error::other(rustls::Error::InvalidCertificate(reason));
+        let tls = Tls { insecure_skip_verify: true, ..Tls::default() };
+        let endpoint =
+            Endpoint::new(&Broker { tls: Some(tls), ..Broker::at("broker.example", 443) }).unwrap();
+        let advice = endpoint.advice(&reason).unwrap();
+        assert!(advice.starts_with("this device's clock is not set"), "{advice}");
+    }
+}

@@ -18,7 +18,7 @@ use tracing::error;
 use crate::config::Config;
 use crate::engine::{Lost, PublishId};
 
-use super::endpoint::{Endpoint, network_options, told};
+use super::endpoint::{Endpoint, network_options};
 use super::trouble::{self, Peer};
 use super::{Connection, Link, LinkEvent, TlsError};
 
@@ -127,10 +127,7 @@ impl MqttConnection {
 impl Connection for MqttConnection {
     async fn next(&mut self) -> LinkEvent {
         if let Some(reason) = self.broken {
-            // When the poller has ended, it has left why; what came before that is of no use any more.
-            let mut left = std::iter::from_fn(|| self.receiver.try_recv().ok());
-            let last = left.find(|event| matches!(event, LinkEvent::Lost(..)));
-            return last.unwrap_or_else(|| LinkEvent::Lost(Lost::Other, reason.into()));
+            return last_words(&mut self.receiver, reason);
         }
         let ended = || LinkEvent::Lost(Lost::Other, "the connection ended".into());
         self.receiver.recv().await.unwrap_or_else(ended)
@@ -260,25 +257,33 @@ impl Poller {
                 PacketError::PayloadSizeLimitExceeded(bytes),
             )) = reason
         {
-            let next = if *bytes <= OVERSIZE_LIMIT_BYTES {
-                "it will be acknowledged and dropped"
-            } else {
-                "remove it from this device's queue on the broker"
-            };
-            error!(bytes, "the broker sent more than a message may hold; {next}");
+            error!(bytes, "the broker sent more than a message may hold; {}", what_follows(*bytes));
             self.oversize.store(true, Ordering::Relaxed);
         }
         let kind = trouble::kind(reason, self.connected);
-        let (advice, direct) = {
-            let endpoint = lock(&self.endpoint);
-            (endpoint.advice(reason), endpoint.is_direct())
-        };
+        let advice = lock(&self.endpoint).advice(reason);
         let text = match advice {
             Some(advice) => advice,
-            None if direct || self.connected => self.peer.explain(reason, self.connected).await,
-            None => told(reason),
+            None => self.peer.explain(reason, self.connected).await,
         };
         LinkEvent::Lost(kind, text)
+    }
+}
+
+/// Why a connection that takes nothing more is lost. When the poller has ended, it has left why; what came before that is
+/// of no use any more.
+pub(super) fn last_words(receiver: &mut mpsc::Receiver<LinkEvent>, otherwise: &str) -> LinkEvent {
+    let mut left = std::iter::from_fn(|| receiver.try_recv().ok());
+    let last = left.find(|event| matches!(event, LinkEvent::Lost(..)));
+    last.unwrap_or_else(|| LinkEvent::Lost(Lost::Other, otherwise.into()))
+}
+
+/// What becomes of a message of so many bytes, which is above the usual limit.
+pub(super) fn what_follows(bytes: usize) -> &'static str {
+    if bytes <= OVERSIZE_LIMIT_BYTES {
+        "it will be acknowledged and dropped"
+    } else {
+        "remove it from this device's queue on the broker"
     }
 }
 

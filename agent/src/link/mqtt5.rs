@@ -26,7 +26,7 @@ use crate::engine::{Lost, PublishId};
 use super::endpoint::{CONNECT_WITHIN, Endpoint, network_options};
 use super::mqtt::{
     AT_MOST_ONCE, EVENT_CAPACITY, INFLIGHT_LIMIT, OVERSIZE_LIMIT_BYTES, PACKET_LIMIT_BYTES, REQUEST_CAPACITY,
-    USER_NAME, lock,
+    USER_NAME, last_words, lock, what_follows,
 };
 use super::trouble::{self, Peer};
 use super::{Connection, Link, LinkEvent, TlsError};
@@ -120,6 +120,7 @@ impl Link for Mqtt5Link {
             submitted: Arc::clone(&submitted),
             on_their_way: BTreeMap::new(),
             connected: false,
+            subscription: None,
             largest: Arc::clone(&largest),
             oversize: Arc::clone(&self.oversize),
             told_of_expiry: Arc::clone(&self.told_of_expiry),
@@ -176,7 +177,7 @@ impl Connection for Mqtt5Connection {
             return refused;
         }
         if let Some(reason) = self.broken {
-            return LinkEvent::Lost(Lost::Other, reason.into());
+            return last_words(&mut self.receiver, reason);
         }
         let ended = || LinkEvent::Lost(Lost::Other, "the connection ended".into());
         self.receiver.recv().await.unwrap_or_else(ended)
@@ -241,6 +242,8 @@ struct Poller {
     submitted: Arc<Mutex<VecDeque<PublishId>>>,
     on_their_way: BTreeMap<u16, PublishId>,
     connected: bool,
+    /// The packet identifier of the SUBSCRIBE that is not answered.
+    subscription: Option<u16>,
     largest: Arc<AtomicU32>,
     oversize: Arc<AtomicBool>,
     told_of_expiry: Arc<AtomicBool>,
@@ -260,6 +263,10 @@ impl Poller {
                         None
                     }
                 }
+                Ok(Event::Outgoing(Outgoing::Subscribe(packet))) => {
+                    self.subscription = Some(packet);
+                    None
+                }
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => {
                     Some(LinkEvent::Lost(Lost::Other, "disconnected as asked".into()))
                 }
@@ -275,9 +282,13 @@ impl Poller {
     }
 
     fn incoming(&mut self, packet: Packet) -> Option<LinkEvent> {
+        if let Some(breach) = reason::breach(&packet, self.connected, self.subscription) {
+            return Some(LinkEvent::Lost(Lost::Other, breach.into()));
+        }
         match packet {
             Packet::ConnAck(ack) => Some(self.connected(&ack)),
             Packet::SubAck(ack) => {
+                self.subscription = None;
                 let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
                 Some(trouble::subscribed(&ack.return_codes.iter().map(granted).collect::<Vec<_>>()))
             }
@@ -340,24 +351,16 @@ impl Poller {
     }
 
     async fn lost(&mut self, reason: &ConnectionError) -> LinkEvent {
-        if let Some(bytes) = reason::oversize(reason) {
-            error!(bytes, "the broker sent more than it was told to; it will be acknowledged and dropped");
+        if let Some(bytes) = reason::oversize(reason).filter(|_| self.connected) {
+            error!(bytes, "the broker sent more than it was told to; {}", what_follows(bytes));
             self.oversize.store(true, Ordering::Relaxed);
         }
-        let (advice, direct) = {
-            let endpoint = lock(&self.endpoint);
-            (endpoint.advice(reason), endpoint.is_direct())
-        };
-        if let Some(advice) = advice {
-            return LinkEvent::Lost(Lost::Other, advice);
-        }
+        let advice = lock(&self.endpoint).advice(reason);
         let (lost, text) = reason::explain(reason, self.connected);
-        let text = match reason {
-            _ if self.connected || !direct => text,
-            ConnectionError::Timeout(_) => self.peer.silent().await,
-            ConnectionError::Io(error) => self.peer.unreachable(error),
-            ConnectionError::Tls(error) => self.peer.without_tls(error).await,
-            _ => text,
+        let text = match advice {
+            Some(advice) => advice,
+            None if self.connected => text,
+            None => reason::who_answers(reason, &self.peer).await.unwrap_or(text),
         };
         LinkEvent::Lost(lost, text)
     }

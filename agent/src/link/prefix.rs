@@ -56,6 +56,7 @@ impl PrefixedConnection {
         self.outside += 1;
         if self.outside == 1 {
             // One line for each connection, whatever the broker sends.
+            let topic: String = topic.chars().take(SHOWN_TOPIC_CHARS).collect();
             warn!(
                 topic,
                 prefix = &*self.prefix,
@@ -101,6 +102,9 @@ impl Connection for PrefixedConnection {
         self.connection.disconnect();
     }
 }
+
+/// How much of a foreign topic is told: one of MQTT may have 65 535 bytes.
+const SHOWN_TOPIC_CHARS: usize = 200;
 
 #[cfg(test)]
 mod tests {

@@ -36,6 +36,12 @@ pub enum TlsError {
     /// There are no authorities to vouch for the broker.
     #[error("{0} holds no certificate: name a file with the certificate of the broker's authority")]
     NoAuthorities(&'static str),
+    /// The device's key is not the one that its certificate was made for.
+    #[error(
+        "the client certificate and the client key do not belong together: name the key that the certificate was made \
+         for, and the device's own certificate first in its file"
+    )]
+    ClientPair,
     /// A pin says whom to trust, and verification is switched off.
     #[error("pins and insecure_skip_verify exclude each other: drop one of them")]
     PinsWithoutVerification,
@@ -58,7 +64,12 @@ pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
             let chain = certificates("client certificate", chain)?;
             let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
                 .map_err(|reason| TlsError::Pem { what: "client key", reason })?;
-            builder.with_client_auth_cert(chain, key)?
+            builder.with_client_auth_cert(chain, key).map_err(|reason| match reason {
+                rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
+                    TlsError::ClientPair
+                }
+                other => other.into(),
+            })?
         }
     };
     Ok(config)
@@ -150,6 +161,16 @@ mod tests {
         let pins = vec![crate::config::Pin::of_key(b"")];
         let tls = Tls { pins, insecure_skip_verify: true, ..Tls::default() };
         assert!(matches!(client_config(&tls), Err(TlsError::PinsWithoutVerification)));
+    }
+
+    #[test]
+    fn a_certificate_and_another_certificates_key_are_refused_in_words() {
+        let certificate = include_bytes!("../../../tests/tests/connect/certificates/device-17.pem");
+        let key = include_str!("../../../tests/tests/connect/certificates/wildcard.key");
+        let pair = Some((certificate.to_vec(), crate::config::Secret::new(key)));
+        let tls = Tls { client_pem: pair, insecure_skip_verify: true, ..Tls::default() };
+        let error = client_config(&tls).unwrap_err().to_string();
+        assert!(error.contains("do not belong together: name the key"), "{error}");
     }
 
     #[test]

@@ -13,9 +13,10 @@ use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use rumqttc::{ConnectionError, StateError};
 use rustls::CertificateError;
 
-use crate::config::Broker;
+use crate::config::{Broker, Transport};
 use crate::engine::{EARLIEST_WALL_MS, Lost};
 
+use super::endpoint::told;
 use super::{LinkEvent, host};
 
 use self::look::{Found, look};
@@ -26,12 +27,16 @@ pub(super) struct Peer {
     host: String,
     port: u16,
     tls: bool,
+    /// Whether nothing but TCP, or TLS over it, lies between. Where there is a proxy, a look around it would be another
+    /// way than the operator wants, and at a WebSocket HTTP is what belongs there.
+    direct: bool,
 }
 
 impl Peer {
     pub(super) fn of(broker: &Broker) -> Self {
         let host = host::dialed(&broker.host, broker.tls.is_some());
-        Self { host, port: broker.port, tls: broker.tls.is_some() }
+        let direct = broker.transport == Transport::Tcp && broker.proxy.is_none();
+        Self { host, port: broker.port, tls: broker.tls.is_some(), direct }
     }
 
     /// What is to be said of the end of a connection; `connected` once CONNACK came.
@@ -46,7 +51,7 @@ impl Peer {
             }
             ConnectionError::MqttState(StateError::Deserialization(error)) => {
                 match error {
-                    PacketError::Io(error) if self::io(error) => self.unreachable(error),
+                    PacketError::Io(error) if is_end(error) => self.unreachable(error),
                     // The text of a packet error says nothing to an operator.
                     _ => self.not_mqtt("it answered with something else than MQTT").await,
                 }
@@ -55,7 +60,7 @@ impl Peer {
             ConnectionError::ConnectionRefused(code) => refused(*code),
             ConnectionError::Io(error) => self.unreachable(error),
             ConnectionError::Tls(error) => self.without_tls(error).await,
-            other => other.to_string(),
+            other => told(other),
         }
     }
 
@@ -70,38 +75,47 @@ impl Peer {
         }
     }
 
-    async fn not_mqtt(&self, otherwise: &str) -> String {
-        match look(&self.host, self.port).await {
-            Found::Answer(what) => format!("this is not an MQTT broker: {what}"),
-            Found::Unresolved | Found::Unreachable | Found::Silence => {
-                format!("this is not an MQTT broker: {otherwise}")
-            }
+    pub(super) async fn not_mqtt(&self, otherwise: &str) -> String {
+        match self.look().await {
+            Some(Found::Answer(what)) => format!("this is not an MQTT broker: {what}"),
+            Some(Found::Tls) if !self.tls => NO_TLS_HERE.into(),
+            _ => format!("this is not an MQTT broker: {otherwise}"),
         }
+    }
+
+    async fn look(&self) -> Option<Found> {
+        if self.direct { Some(look(&self.host, self.port).await) } else { None }
     }
 
     /// Everything took too long.
     pub(super) async fn silent(&self) -> String {
-        match look(&self.host, self.port).await {
+        let Some(found) = self.look().await else { return "no CONNACK came in time".into() };
+        match found {
             Found::Unresolved => format!("the name {} is not resolved: no name server answers", self.host),
             Found::Unreachable => format!("nothing answers at port {}: no connection comes about", self.port),
-            Found::Silence if self.tls => {
+            Found::Tls if !self.tls => NO_TLS_HERE.into(),
+            Found::Tls | Found::Silence if self.tls => {
                 "it accepts the connection and does not end the TLS handshake, or sends no CONNACK".into()
             }
-            Found::Silence => "it accepts the connection and sends no CONNACK".into(),
+            Found::Tls | Found::Silence => "it accepts the connection and sends no CONNACK".into(),
             Found::Answer(what) => format!("this is not an MQTT broker: {what}"),
         }
     }
 
     /// It took the connection and ended it.
     fn closed(&self) -> String {
-        let hint = if self.tls { "" } else { "; does it want TLS?" };
-        format!("the connection was closed before CONNACK{hint}")
+        format!("the connection was closed before CONNACK{}", self.guess())
+    }
+
+    /// What a connection that is closed without an answer often means.
+    pub(super) fn guess(&self) -> &'static str {
+        if self.tls { "" } else { "; does it want TLS?" }
     }
 
     pub(super) fn unreachable(&self, error: &io::Error) -> String {
         let Self { host, port, .. } = self;
         match error.kind() {
-            _ if io(error) => self.closed(),
+            _ if is_end(error) => self.closed(),
             io::ErrorKind::ConnectionRefused => format!("nothing listens at port {port} ({error})"),
             io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
                 format!("there is no way to it: is this device online? ({error})")
@@ -119,7 +133,6 @@ impl Peer {
     async fn untrusted(&self, reason: &rustls::Error) -> String {
         match reason {
             rustls::Error::InvalidMessage(_) => self.not_mqtt("it does not answer with TLS").await,
-            rustls::Error::InvalidCertificate(reason) => certificate(reason),
             other => format!("TLS: {other}"),
         }
     }
@@ -136,7 +149,7 @@ pub(super) fn kind(reason: &ConnectionError, connected: bool) -> Lost {
             StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
         )
         | ConnectionError::Io(error)
-            if connected && io(error) =>
+            if connected && is_end(error) =>
         {
             Lost::Closed
         }
@@ -152,7 +165,7 @@ pub(super) fn subscribed(granted: &[bool]) -> LinkEvent {
 }
 
 /// Whether the other side ended a connection, rather than that what it sent has no end.
-fn io(error: &io::Error) -> bool {
+pub(super) fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
@@ -198,7 +211,7 @@ fn tls_reason(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// rustls takes the time from the system's clock, and says which it was.
-fn certificate(reason: &CertificateError) -> String {
+pub(super) fn certificate(reason: &CertificateError) -> String {
     match reason {
         CertificateError::NotValidYetContext { time, not_before } => {
             let (clock, begins) = (time.as_secs(), moment(not_before.as_secs()));
@@ -235,6 +248,8 @@ fn moment(secs: u64) -> String {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs.min(LAST_MOMENT_SECS)));
     humantime::format_rfc3339_seconds(at.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
+
+const NO_TLS_HERE: &str = "this is not an MQTT broker: it speaks TLS; broker.tls is off here";
 
 /// The last second that has a date of four digits: 9999-12-31T23:59:59Z.
 const LAST_MOMENT_SECS: u64 = 253_402_300_799;

@@ -15,7 +15,8 @@ impl Embedded {
 }
 
 async fn on_port(port: u16) -> Broker {
-    let users = [Who::Platform, Who::Lamp(1), Who::Lamp(2)].map(|who| (who.path(), who.password()));
+    let users =
+        [Who::Platform, Who::Lamp(1), Who::Lamp(2), Who::Gateway].map(|who| (who.path(), who.password()));
     let options = BrokerOptions {
         port,
         mount: Mount::Off,

@@ -64,3 +64,14 @@ async fn three_nodes_of_rabbitmq_do_what_their_column_says() {
 async fn nats_does_what_its_column_says() {
     check(&mut nats::Nats::start().await, Protocol::V4).await;
 }
+
+/// MQTT at QoS 1 needs the right to `$MQTT.sub.>`, below which there is what goes to everybody.
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn at_the_port_of_nats_itself_no_device_gets_in() {
+    let nats = nats::Nats::start().await;
+    for who in [server::Who::Lamp(1), server::Who::Lamp(2), server::Who::Gateway] {
+        assert_eq!(nats.answer_to(who).await, "-ERR 'Authorization Violation'", "{who:?}");
+    }
+    assert_eq!(nats.answer_to(server::Who::Platform).await, "+OK");
+}

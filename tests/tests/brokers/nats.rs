@@ -2,7 +2,10 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use iotdm_tests::mosquitto::free_port;
+use iotdm_tests::within;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
 
 use super::process::{Log, Process, START_ATTEMPTS, command, put};
 use super::server::{Server, Who};
@@ -11,6 +14,8 @@ use super::server::{Server, Who};
 pub(crate) struct Nats {
     folder: TempDir,
     port: u16,
+    /// Where it speaks its own protocol.
+    own: u16,
     process: Option<Process>,
 }
 
@@ -30,10 +35,27 @@ impl Nats {
             );
             let process = launch(folder.path()).await;
             if process.is_some() {
-                return Self { folder, port, process };
+                return Self { folder, port, own, process };
             }
         }
         panic!("nats-server did not start in {START_ATTEMPTS} attempts");
+    }
+
+    /// What it answers to a user who speaks its own protocol, and wants to hear what MQTT delivers to others.
+    pub(crate) async fn answer_to(&self, who: Who) -> String {
+        let stream = TcpStream::connect(("127.0.0.1", self.own)).await.expect("it listens there");
+        let mut stream = BufStream::new(stream);
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.expect("it says who it is");
+        let (user, password) = (who.path(), who.password());
+        let connect = format!(
+            "CONNECT {{\"verbose\":true,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\nSUB $MQTT.sub.> 1\r\n"
+        );
+        stream.write_all(connect.as_bytes()).await.expect("it reads");
+        stream.flush().await.expect("it reads");
+        answer.clear();
+        within("answer of NATS", stream.read_line(&mut answer)).await.expect("it answers");
+        answer.trim_end().to_owned()
     }
 }
 

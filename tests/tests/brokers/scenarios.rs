@@ -27,6 +27,7 @@ pub(crate) async fn play(server: &mut impl Server, protocol: Protocol) -> Answer
     answers.extend(Box::pin(takeover(server, protocol)).await);
     answers.extend(Box::pin(refusal(server, protocol)).await);
     answers.extend(Box::pin(other_trees(server)).await);
+    answers.extend(Box::pin(gateways(server)).await);
     answers.extend(Box::pin(other_client_id(server)).await);
     answers.extend(Box::pin(dots(server)).await);
     answers.extend(Box::pin(platform_library(server, protocol)).await);
@@ -186,6 +187,47 @@ async fn other_trees(server: &impl Server) -> Answers {
     vec![
         ("subscribing to another's tree", reads.join(" / ")),
         ("publishing into another's tree", writes.into()),
+    ]
+}
+
+/// A gateway names the devices that it speaks for in its topics, also in those of events. Lamp 2 does the same with
+/// lamp 1, below its own prefix, where the platform would believe it.
+async fn gateways(server: &impl Server) -> Answers {
+    forget(server, 2).await;
+    let (mut platform, _) = Probe::connect(server, Who::Platform, "a:org001:gateways", true).await;
+    for filter in ["devices/+/+/iotdevice-1/#", "devices/+/+/iot-2/type/+/id/+/evt/#"] {
+        assert_eq!(platform.subscribe(filter).await, Outcome::Taken, "{filter}");
+    }
+    let (mut intruder, _) = Probe::connect(server, Who::Lamp(2), &client_id(2), true).await;
+    let topic = format!("{}iotdevice-1/type/lamp/id/lamp-1/response", prefix(2));
+    let outcome = intruder.publish(&topic, "forged").await;
+
+    let (mut gateway, _) = Probe::connect(server, Who::Gateway, "g:org001:gw:g7", true).await;
+    for filter in ["iotdm-1/type/+/id/+/#", "iot-2/type/gw/id/g7/notify"] {
+        assert_eq!(gateway.subscribe(&format!("devices/gw/g7/{filter}")).await, Outcome::Taken, "{filter}");
+    }
+    for topic in ["iotdevice-1/type/pump/id/p-1/response", "iot-2/type/pump/id/p-1/evt/e/fmt/json"] {
+        assert_eq!(
+            gateway.publish(&format!("devices/gw/g7/{topic}"), topic).await,
+            Outcome::Taken,
+            "{topic}"
+        );
+    }
+    let mut heard = vec![text(&platform.next().await), text(&platform.next().await)];
+    let believed = heard[0] == "forged";
+    if believed {
+        heard = vec![heard.remove(1), text(&platform.next().await)];
+    }
+    assert_eq!(heard, ["iotdevice-1/type/pump/id/p-1/response", "iot-2/type/pump/id/p-1/evt/e/fmt/json"]);
+    let speaks = match outcome {
+        Outcome::Taken if believed => "acknowledged, and delivered",
+        Outcome::Taken => "acknowledged, and dropped",
+        Outcome::Closed if !believed => "the connection is closed",
+        Outcome::Refused | Outcome::Closed => "delivered, and the connection is closed",
+    };
+    vec![
+        ("a gateway, for its devices", "works".into()),
+        ("a device that names another one, as gateways do", speaks.into()),
     ]
 }
 

@@ -2,12 +2,13 @@
 
 use rumqttc::v5::mqttbytes::Error as PacketError;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAckProperties, ConnectReturnCode, DisconnectReasonCode, PubAck, PubAckReason,
+    ConnAckProperties, ConnectReturnCode, DisconnectReasonCode, Packet, PubAck, PubAckReason, Publish,
 };
 use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::engine::Lost;
 use crate::link::endpoint::told;
+use crate::link::trouble::{Peer, is_end};
 
 /// Why there is no connection: for the engine, and in a sentence that says what to do where somebody can do something.
 pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, String) {
@@ -28,6 +29,12 @@ pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, Strin
                         mqtt_version = 4";
             (Lost::Other, text.into())
         }
+        // What a close becomes when something was on its way.
+        ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error)))
+            if connected && is_end(error) =>
+        {
+            (Lost::Closed, format!("the broker ended the connection: {error}"))
+        }
         ConnectionError::MqttState(StateError::Deserialization(PacketError::PayloadRequired)) => {
             (Lost::Other, "the broker ended the connection".into())
         }
@@ -37,6 +44,28 @@ pub(super) fn explain(reason: &ConnectionError, connected: bool) -> (Lost, Strin
         ConnectionError::Timeout(_) => (Lost::Other, "the broker did not answer in time".into()),
         other => (Lost::Other, told(other)),
     }
+}
+
+/// What stands in the broker's place, where no broker of MQTT answered.
+pub(super) async fn who_answers(reason: &ConnectionError, peer: &Peer) -> Option<String> {
+    Some(match reason {
+        ConnectionError::Timeout(_) => peer.silent().await,
+        ConnectionError::Io(error) => peer.unreachable(error),
+        ConnectionError::Tls(error) => peer.without_tls(error).await,
+        ConnectionError::NotConnAck(_) => peer.not_mqtt("it answered with something else than CONNACK").await,
+        ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error))) if is_end(error) => {
+            peer.unreachable(error)
+        }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            format!("{}{}", explain(reason, false).1, peer.guess())
+        }
+        // A DISCONNECT without a reason.
+        ConnectionError::MqttState(StateError::Deserialization(PacketError::PayloadRequired)) => return None,
+        ConnectionError::MqttState(StateError::Deserialization(_)) => {
+            peer.not_mqtt("it answered with something else than MQTT 5").await
+        }
+        _ => return None,
+    })
 }
 
 /// How large a message was that the broker sent although it was told the limit.
@@ -60,6 +89,22 @@ pub(super) fn objection(properties: &ConnAckProperties) -> Option<&'static str> 
         Some("the broker offers no subscriptions with wildcards, and requests come below iotdm-1/#")
     } else {
         None
+    }
+}
+
+/// What no broker may send, and rumqttc passes on as it would what one may.
+pub(super) fn breach(packet: &Packet, connected: bool, subscription: Option<u16>) -> Option<&'static str> {
+    let alias = |publish: &Publish| publish.properties.as_ref().is_some_and(|all| all.topic_alias.is_some());
+    match packet {
+        Packet::ConnAck(_) if connected => Some("the broker sent a second CONNACK"),
+        Packet::SubAck(ack) if subscription != Some(ack.pkid) => {
+            Some("the broker sent a SUBACK that nobody asked for")
+        }
+        // rumqttc keeps the topic of each of 65 535 aliases as long as the connection lasts: up to 4 GiB.
+        Packet::Publish(publish) if alias(publish) => {
+            Some("the broker sent a topic alias, and was told that this device takes none")
+        }
+        _ => None,
     }
 }
 

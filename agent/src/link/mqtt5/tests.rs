@@ -171,7 +171,8 @@ async fn a_broker_of_3_1_1_is_told_from_one_that_is_away() {
     client.say(&[0x20, 2, 0, 1]).await;
     drop(client);
     let (_, reason) = lost(&mut *connection).await;
-    assert!(reason.contains("it may not speak MQTT 5: write mqtt_version = 4"), "{reason}");
+    let words = "it may not speak MQTT 5: write mqtt_version = 4; does it want TLS?";
+    assert!(reason.ends_with(words), "{reason}");
 }
 
 #[tokio::test]
@@ -374,4 +375,84 @@ async fn the_token_does_not_show_in_debug() {
     let mut peer = Peer::new().await;
     peer.link.options.set_credentials(USER_NAME, "s3cr3t");
     assert!(!format!("{:?}", peer.link).contains("s3cr3t"));
+}
+
+/// The driver may hand something over after the poller has met the end and before it was told of it. That another client
+/// took the id is what makes the pauses long.
+#[tokio::test]
+async fn with_mqtt_5_too_the_reason_that_the_poller_left_is_told() {
+    let (client, _) = AsyncClient::new(MqttOptions::new("d:org001:lamp:lamp1", "127.0.0.1", 1), 1);
+    let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+    let mut connection = Mqtt5Connection {
+        client,
+        receiver,
+        submitted: Arc::default(),
+        refused: VecDeque::new(),
+        largest: Arc::new(AtomicU32::new(u32::MAX)),
+        task: tokio::spawn(std::future::pending()),
+        broken: Some("the connection takes nothing more"),
+    };
+    events.send(LinkEvent::Connected { session_present: true }).await.unwrap();
+    events.send(LinkEvent::Lost(Lost::Closed, "taken".into())).await.unwrap();
+    assert_eq!(lost(&mut connection).await, (Lost::Closed, "taken".into()));
+}
+
+/// rumqttc would keep the topic of each alias as long as the connection lasts, and lift no finger at the others.
+#[tokio::test]
+async fn what_no_broker_of_mqtt_5_may_send_ends_the_connection() {
+    let alias = [&[0x32, 19, 0, 9][..], b"iotdm-1/x", &[0, 1, 3, 35, 0, 1], b"{}"].concat();
+    for (bytes, words) in [
+        (&*alias, "topic alias"),
+        (CONNACK, "a second CONNACK"),
+        (&[0x90, 4, 0, 1, 0, 1], "a SUBACK that nobody asked for"),
+    ] {
+        let (mut connection, mut client) = Peer::new().await.connected().await;
+        client.say(bytes).await;
+        let (lost, reason) = lost(&mut *connection).await;
+        assert_eq!(lost, Lost::Other);
+        assert!(reason.contains(words), "{reason}");
+    }
+}
+
+/// A takeover becomes a reset when something was on its way.
+#[tokio::test]
+async fn a_connection_that_was_reset_counts_as_one_that_the_broker_closed() {
+    let (mut connection, client) = Peer::new().await.connected().await;
+    connection.publish(PublishId(1), "iotdevice-1/response".into(), Bytes::from_static(b"{}"));
+    // Closed with something unread, a socket answers with a reset.
+    within(client.stream.readable()).await.unwrap();
+    drop(client);
+    assert_eq!(lost(&mut *connection).await.0, Lost::Closed);
+}
+
+/// Who is no broker cannot make the device take large packets.
+#[tokio::test]
+async fn a_length_announced_in_place_of_connack_opens_no_room_on_the_next_connection() {
+    let mut peer = Peer::new().await;
+    let (mut connection, mut client, _) = peer.take().await;
+    client.say(&[0x20, 0xE0, 0xA7, 0x12]).await;
+    drop(client);
+    let waiting = tokio::spawn(async move { lost(&mut *connection).await });
+    // The look at who is there.
+    drop(within(peer.listener.accept()).await.unwrap());
+    waiting.await.unwrap();
+    let (_, _, connect) = peer.take().await;
+    assert_eq!(connect.properties.unwrap().max_packet_size, Some(200_000));
+}
+
+#[tokio::test]
+async fn a_captive_portal_is_named_with_mqtt_5_too() {
+    const PORTAL: &[u8] = b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/login?mac=1\r\nCache-Control: no-store\r\n\r\n";
+    let mut peer = Peer::new().await;
+    let (mut connection, mut client, _) = peer.take().await;
+    client.say(PORTAL).await;
+    let waiting = tokio::spawn(async move { lost(&mut *connection).await });
+    let (mut look, _) = within(peer.listener.accept()).await.unwrap();
+    let mut question = vec![0; 1024];
+    let read = within(look.read(&mut question)).await.unwrap();
+    assert_eq!(question[..read], *b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    look.write_all(PORTAL).await.unwrap();
+    let (lost, reason) = waiting.await.unwrap();
+    assert_eq!(lost, Lost::Other);
+    assert!(reason.ends_with("to http://portal.example/login; a captive portal?"), "{reason}");
 }

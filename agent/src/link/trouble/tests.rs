@@ -1,4 +1,5 @@
 use rustls::pki_types::{ServerName, UnixTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
@@ -68,4 +69,52 @@ fn a_connection_that_the_other_side_ended_is_told_from_one_that_died() {
     let reset = ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(reset())));
     assert_eq!((kind(&reset, true), kind(&reset, false)), (Lost::Closed, Lost::Other));
     assert_eq!(kind(&ConnectionError::MqttState(StateError::AwaitPingResp), true), Lost::Other);
+}
+
+/// Who answers each connection so, after the first bytes of the question.
+async fn answering(bytes: &'static [u8]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 16]).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    port
+}
+
+const ALERT: &[u8] = &[0x15, 3, 3, 0, 2, 2, 70];
+
+/// A broker behind TLS answers HTTP with an alert, which is no mistake in the configuration.
+#[tokio::test]
+async fn that_tls_is_off_is_said_only_where_it_is_off() {
+    let port = answering(ALERT).await;
+    let peer = |tls| Peer { host: "127.0.0.1".into(), port, tls, direct: true };
+    let off = "this is not an MQTT broker: it speaks TLS; broker.tls is off here";
+    assert_eq!((&*peer(false).silent().await, &*peer(false).not_mqtt("-").await), (off, off));
+    assert_eq!(
+        peer(true).silent().await,
+        "it accepts the connection and does not end the TLS handshake, or sends no CONNACK"
+    );
+    assert_eq!(peer(true).not_mqtt("it answered so").await, "this is not an MQTT broker: it answered so");
+}
+
+/// Nothing goes around a proxy, and HTTP is what belongs to a WebSocket.
+#[tokio::test]
+async fn behind_a_proxy_and_at_a_websocket_nobody_looks() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut broker = Broker::at("127.0.0.1", listener.local_addr().unwrap().port());
+    broker.transport = Transport::websocket();
+    let websocket = Peer::of(&broker);
+    broker.transport = Transport::Tcp;
+    broker.proxy = Some(crate::config::Proxy { host: "proxy.example".into(), port: 3128, credentials: None });
+    for peer in [websocket, Peer::of(&broker)] {
+        assert_eq!(peer.silent().await, "no CONNACK came in time");
+        assert_eq!(peer.not_mqtt("so").await, "this is not an MQTT broker: so");
+        let refused = ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized);
+        assert_eq!(peer.explain(&refused, false).await, "the broker refused the credentials");
+    }
+    let nobody = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(nobody.is_err(), "somebody connected");
 }

@@ -63,7 +63,10 @@ impl TryFrom<String> for Domain {
         let is_label = |label: &str| {
             !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
-        if text.len() <= MAX_DOMAIN_BYTES && text.contains('.') && text.split('.').all(is_label) {
+        // Then it would be in the host name twice.
+        let is_whole = format!(".{text}").contains(".messaging.iot.");
+        if text.len() <= MAX_DOMAIN_BYTES && text.contains('.') && text.split('.').all(is_label) && !is_whole
+        {
             return Ok(Self(text));
         }
         Err(format!(

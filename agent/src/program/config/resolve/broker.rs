@@ -143,6 +143,12 @@ impl Resolver<'_> {
                 file.broker.durable_session == Some(true),
                 "quickstart keeps nothing for a device that is away; write false, or leave the key out",
             ),
+            (
+                "broker.session_expiry",
+                file.broker.session_expiry.is_some(),
+                "quickstart keeps nothing for a device that is away; remove it",
+            ),
+            ("gateway", file.gateway.is_some(), NO_MANAGEMENT),
             ("management.lifetime", file.management.lifetime.is_some(), NO_MANAGEMENT),
             ("device.location", file.device.location.is_some(), NO_MANAGEMENT),
             ("actions.reboot", actions.reboot.is_some(), NO_MANAGEMENT),

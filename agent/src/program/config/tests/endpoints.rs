@@ -99,6 +99,11 @@ fn a_value_out_of_its_grammar_is_said_with_what_would_be_right() {
             "7:8: broker.path: \"mqtt\" is no path of a WebSocket; write one that begins with /, such as \"/mqtt\"",
         ),
         (
+            "domain = \"messaging.iot.x.y\"",
+            "6:10: broker.domain: \"messaging.iot.x.y\" is no domain; write that of the suite, such as \"mas.example.com\", \
+             without \"messaging.iot\" before it",
+        ),
+        (
             "domain = \"https://x\"",
             "6:10: broker.domain: \"https://x\" is no domain; write that of the suite, such as \"mas.example.com\", \
              without \"messaging.iot\" before it",
@@ -203,6 +208,11 @@ fn quickstart_refuses_proof_a_durable_session_and_every_kind_of_management() {
     for (text, key) in [
         ("[auth]\ntoken_env = \"T\"\n", "auth.token_env: quickstart knows no devices"),
         ("[broker]\ndurable_session = true\n", "broker.durable_session: quickstart keeps nothing"),
+        (
+            "[broker]\nmqtt_version = 5\nsession_expiry = \"1h\"\n",
+            "broker.session_expiry: quickstart keeps nothing",
+        ),
+        ("[gateway]\n", "gateway: quickstart has no device management"),
         ("[management]\nlifetime = \"2h\"\n", "management.lifetime: quickstart has no device management"),
         ("[device.location]\nlatitude = 1.0\nlongitude = 1.0\n", "device.location: quickstart has no"),
         ("[actions.reboot]\ndry_run = true\n", "actions.reboot: quickstart has no device management"),
