@@ -47,6 +47,12 @@ async fn mosquitto_does_the_same_over_mqtt_5() {
 }
 
 #[tokio::test]
+#[ignore = "needs mosquitto"]
+async fn on_mosquitto_a_gateways_topics_pass_the_rules_and_nobody_elses_do() {
+    scenarios::gateway(&mosquitto::Mosquitto::start().await).await;
+}
+
+#[tokio::test]
 #[ignore = "needs rabbitmq-server"]
 async fn rabbitmq_does_what_its_column_says() {
     check(&mut rabbitmq::Rabbitmq::start(1).await, Protocol::V4).await;

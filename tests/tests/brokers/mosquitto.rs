@@ -44,7 +44,7 @@ async fn write(folder: &Path, port: u16) {
     ];
     let changes: Vec<(&str, &str)> = changes.iter().map(|(from, to)| (*from, to.as_str())).collect();
     put("mosquitto/mosquitto.conf", &folder.join("mosquitto.conf"), &changes);
-    for who in [Who::Platform, Who::Lamp(1), Who::Lamp(2)] {
+    for who in [Who::Platform, Who::Lamp(1), Who::Lamp(2), Who::Gateway] {
         let mut passwd = command("mosquitto_passwd");
         passwd.arg("-b");
         if who == Who::Platform {

@@ -189,6 +189,32 @@ async fn other_trees(server: &impl Server) -> Answers {
     ]
 }
 
+/// A gateway names a device, be it itself, in each topic below its own tree.
+pub(crate) async fn gateway(server: &impl Server) {
+    let of = |rest: &str| format!("devices/gw/g7/{rest}");
+    let (mut platform, _) = Probe::connect(server, Who::Platform, "platform", true).await;
+    let (mut gateway, _) = Probe::connect(server, Who::Gateway, "g:org001:gw:g7", true).await;
+    assert_eq!(platform.subscribe("devices/+/+/iotdevice-1/#").await, Outcome::Taken);
+    assert_eq!(platform.subscribe("devices/+/+/iot-2/type/+/id/+/evt/#").await, Outcome::Taken);
+    let own = [of("iotdm-1/type/+/id/+/#"), of("iot-2/type/gw/id/g7/notify"), of("iot-2/type/+/id/+/cmd/#")];
+    for filter in own {
+        assert_eq!(gateway.subscribe(&filter).await, Outcome::Taken);
+    }
+    for topic in ["iotdevice-1/type/pump/id/p-1/response", "iot-2/type/gw/id/g7/evt/status/fmt/json"] {
+        gateway.publish(&of("iot-2/type/pump/id/p-1/cmd/open/fmt/json"), "no device commands").await;
+        gateway.publish(&of(topic), topic).await;
+        assert_eq!(text(&platform.next().await), topic);
+    }
+    for topic in [
+        "iotdm-1/type/pump/id/p-1/mgmt/initiate/device/reboot",
+        "iot-2/type/gw/id/g7/notify",
+        "iot-2/type/gw/id/g7/cmd/open/fmt/json",
+    ] {
+        platform.publish(&of(topic), topic).await;
+        assert_eq!(text(&gateway.next().await), topic);
+    }
+}
+
 /// Lamp 2 connects with the client id of lamp 1, which has a session.
 async fn other_client_id(server: &impl Server) -> Answers {
     forget(server, 1).await;

@@ -42,6 +42,8 @@ const QUIET: Duration = Duration::from_secs(12);
 pub(crate) enum Who {
     Platform,
     Lamp(u8),
+    /// Known to mosquitto alone.
+    Gateway,
 }
 
 impl Who {
@@ -50,6 +52,7 @@ impl Who {
         match self {
             Self::Platform => "change-me-0".into(),
             Self::Lamp(number) => format!("change-me-{number}"),
+            Self::Gateway => "change-me-7".into(),
         }
     }
 
@@ -58,6 +61,7 @@ impl Who {
         match self {
             Self::Platform => "platform".into(),
             Self::Lamp(number) => format!("lamp/lamp-{number}"),
+            Self::Gateway => "gw/g7".into(),
         }
     }
 }
