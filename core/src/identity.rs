@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn letters_digits_dash_underscore_and_dot_are_allowed_and_nothing_else() {
+        let documented =
+            ('a'..='z').chain('A'..='Z').chain('0'..='9').chain("-_.".chars()).collect::<Vec<char>>();
+        for c in (0..=0x24f).filter_map(char::from_u32) {
+            assert_eq!(c.to_string().parse::<Name>().is_ok(), documented.contains(&c), "{c:?}");
+        }
+    }
+
+    #[test]
     fn an_error_points_at_the_character() {
         let error = Identity::device("org001", "street light", "1").unwrap_err();
         assert_eq!(

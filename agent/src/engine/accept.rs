@@ -186,6 +186,13 @@ impl Engine {
             let refusal = Refusal::bad_request("a retained request is never carried out");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
         };
+        if let Subject::Named { type_id, device_id } = &subject
+            && subject != self.settings.subject
+        {
+            let refusal =
+                Refusal::not_found(format!("{type_id}/{device_id} is not attached to this connection"));
+            return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
+        }
         let known = subject == self.settings.subject && !matches!(route, Route::Unknown(_));
         if !known {
             let refusal = Refusal::not_found("this device does not know the topic");

@@ -11,9 +11,8 @@ use tracing::{error, warn};
 
 use crate::config::{self, Broker};
 
-use super::TlsError;
 use super::tls::{TlsClient, WrongPin, another_device, offered_suites};
-use super::trouble::certificate;
+use super::{TlsError, trouble};
 
 /// A broker and the way to it. It outlives connections: each asks for its [`transport`](Self::transport) anew.
 pub(super) struct Endpoint {
@@ -83,6 +82,11 @@ impl Endpoint {
         Some(rumqttc::Proxy { ty: ProxyType::Http, auth, addr: proxy.host.clone(), port: proxy.port })
     }
 
+    /// Whether nothing but TCP, or TLS over it, lies between.
+    fn is_direct(&self) -> bool {
+        self.broker.transport == config::Transport::Tcp && self.broker.proxy.is_none()
+    }
+
     /// Why a connection failed, where these settings say what to do about it. `reason` is rumqttc's error, of either
     /// protocol version.
     pub(super) fn advice(&self, reason: &(dyn Error + 'static)) -> Option<String> {
@@ -90,18 +94,35 @@ impl Endpoint {
             return Some(advice);
         }
         let text = told(reason);
+        if self.broker.proxy.is_none() && text.starts_with("Websocket") {
+            return Some(self.advice_on_websocket(text));
+        }
         (self.broker.proxy.is_some() && text.starts_with("Proxy") && text.contains("407")).then(|| {
             format!("{text}; the proxy wants a user and a password: name them with proxy_credentials_file")
         })
     }
 
+    /// tungstenite tells what HTTP answered; of what does not answer in HTTP it says only that it failed.
+    fn advice_on_websocket(&self, text: String) -> String {
+        let Broker { port, .. } = self.broker;
+        let tls = if self.tls.is_some() { "with TLS" } else { "without TLS" };
+        match text.contains("HTTP error") {
+            true => text,
+            false => format!("{text}: does a broker listen for WebSocket, {tls}, at port {port}?"),
+        }
+    }
+
     fn advice_on_tls(&self, error: &rustls::Error) -> Option<String> {
         let tls = self.tls.as_ref()?.settings();
         match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<WrongPin>() => {
-                Some(other.0.to_string())
+            // What is there instead is looked up where the way to it is known.
+            rustls::Error::InvalidMessage(_) if !self.is_direct() => {
+                Some(format!("it does not answer with TLS ({error}): is this port one without TLS?"))
             }
-            rustls::Error::InvalidCertificate(reason) => Some(certificate(reason)),
+            rustls::Error::InvalidCertificate(reason) => Some(match reason {
+                CertificateError::Other(other) if other.0.is::<WrongPin>() => other.0.to_string(),
+                other => trouble::certificate(other),
+            }),
             rustls::Error::AlertReceived(
                 AlertDescription::HandshakeFailure
                 | AlertDescription::InsufficientSecurity

@@ -109,7 +109,7 @@ impl Peer {
 
     /// What a connection that is closed without an answer often means.
     pub(super) fn guess(&self) -> &'static str {
-        if self.tls { "" } else { "; does it want TLS?" }
+        if self.tls { "; does this port speak TLS?" } else { "; does it want TLS?" }
     }
 
     pub(super) fn unreachable(&self, error: &io::Error) -> String {
@@ -230,17 +230,41 @@ pub(super) fn certificate(reason: &CertificateError) -> String {
             moment(not_after.as_secs()),
             moment(time.as_secs())
         ),
+        CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
+            "the broker's certificate names no host in subjectAltName, and so not {}: the common name does not count",
+            expected.to_str()
+        ),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "who answers is not {}: its certificate is for {}; a captive portal, or another host?",
             expected.to_str(),
-            presented.join(", ")
+            presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ")
         ),
         CertificateError::UnknownIssuer => {
             "the broker's certificate is from an authority that this device does not trust (UnknownIssuer): does ca_file \
              name the broker's, or is somebody in between?"
                 .into()
         }
-        other => format!("the broker's certificate cannot be trusted: {other}"),
+        other => format!("the broker's certificate cannot be trusted: {other}{}", remedy(&other.to_string())),
+    }
+}
+
+/// A name out of rustls' `DnsName("broker.example")` or `IpAddress(127.0.0.1)`.
+fn plain(presented: &str) -> &str {
+    let inside = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inside.unwrap_or(presented).trim_matches('"')
+}
+
+/// What to do about a certificate that openssl made without being told enough. The verifier has its reasons in no type
+/// of rustls.
+fn remedy(reason: &str) -> &'static str {
+    if reason.contains("CaUsedAsEndEntity") {
+        "; it is an authority's, as `openssl req -x509` makes it: make it with basicConstraints=CA:FALSE, or let an \
+         authority of your own sign another"
+    } else if reason.contains("UnsupportedCertVersion") {
+        "; it is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: make one of version 3, with the \
+         broker's name in subjectAltName"
+    } else {
+        ""
     }
 }
 

@@ -9,8 +9,8 @@ use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLo
 use iotdm_handlers::reboot::Wipe;
 
 use super::config::{
-    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller, HttpSettings,
-    RebootAction, RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
+    Actions, AttachedDevice, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller,
+    HttpSettings, RebootAction, RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
 };
 use super::logging::{Level, LogFormat};
 
@@ -66,6 +66,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         line("notify", format!("{name}: {threshold}"));
     }
     actions(&settings.actions, &mut line);
+    for device in &settings.attached {
+        line("speak for", attached(device));
+    }
     let pem = broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
     if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, &config.identity)) {
         // The link says so when the agent starts.
@@ -164,6 +167,21 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
     }
     if !refused.is_empty() {
         line("refuse", format!("{} with 501: not enabled", refused.join(", ")));
+    }
+}
+
+/// An attached device, and what may be done to it.
+fn attached(device: &AttachedDevice) -> String {
+    let reboot = device.reboot.as_ref().map(|reboot| {
+        format!("reboot: {}, within {}{}", reboot.command, plain(reboot.budget), late(reboot.late))
+    });
+    let scripts =
+        device.scripts.iter().map(|spec| format!("{}/{}: {}", spec.bundle, spec.action, script(spec)));
+    let serves: Vec<String> = reboot.into_iter().chain(scripts).collect();
+    let (type_id, device_id) = &device.name;
+    match serves.is_empty() {
+        true => format!("{type_id}/{device_id}: no actions"),
+        false => format!("{type_id}/{device_id}: {}", serves.join("; ")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commands of applications: a typed one that is durable, and one whose acknowledgement waits for its handler.
 //!
 //! ```sh
-//! cargo run -p iotdm-examples --bin commands
+//! cargo run -p iotdm-examples --features histories --bin commands
 //! ```
 
 use std::io::{Write, stdout};

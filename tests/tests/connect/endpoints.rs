@@ -182,6 +182,38 @@ async fn a_server_that_is_no_mqtt_over_websocket_is_said() {
     assert!(reason.contains("404 Not Found"), "{reason}");
 }
 
+#[tokio::test]
+async fn a_port_without_websocket_or_without_tls_is_asked_about() {
+    // An MQTT broker closes the connection of who speaks HTTP, and a web server tells who speaks TLS to speak HTTP.
+    for (with_tls, answer, said) in [
+        (false, &b""[..], "does a broker listen for WebSocket, without TLS, at port"),
+        (true, b"HTTP/1.1 400 Bad Request\r\n\r\n", "is this port one without TLS?"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = Front::start(Speech { websocket: None, tls: None }).await.device(with_tls);
+        config.broker.transport = Transport::websocket();
+        config.broker.port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer).await;
+        });
+        let reason = connect(&config).await.unwrap_err();
+        assert!(reason.contains(said), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_told_of_in_the_same_words_over_a_websocket() {
+    let front =
+        Front::start(Speech { websocket: Some(WebSocket::default()), tls: Some(server(LOCALHOST)) }).await;
+    let mut config = front.device(true);
+    config.broker.transport = Transport::websocket();
+    config.broker.tls.as_mut().unwrap().ca_pem = None;
+    let reason = connect(&config).await.unwrap_err();
+    assert!(reason.contains("that this device does not trust") && reason.contains("ca_file"), "{reason}");
+}
+
 /// Lets a WebSocket come about, and then sends these bytes.
 async fn hostile(bytes: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");

@@ -103,6 +103,10 @@ async fn a_connection_refused_and_a_broker_closing_at_once_are_said_in_words() {
     );
     let meeting = listening.met().await;
     assert_eq!(meeting.said, "the connection was closed before CONNACK; does it want TLS?");
+    let mut config = listening.config();
+    config.broker.tls = Some(Tls::default());
+    let meeting = listening.meets(&config).await;
+    assert_eq!(meeting.said, "the connection was closed before CONNACK; does this port speak TLS?");
 }
 
 /// `.invalid` is never a name (RFC 6761 §6.4).
@@ -144,6 +148,21 @@ fn acceptor(certificate: &str) -> TlsAcceptor {
         builder.with_no_client_auth().with_single_cert(chain, key).expect("the key is the certificate's"),
     )
     .into()
+}
+
+/// `openssl req -x509` makes a certificate of an authority, which no client takes for a broker's own.
+#[tokio::test(start_paused = true)]
+async fn a_broker_with_an_authoritys_certificate_is_told_how_to_make_another() {
+    const OWN_MAKING: &str = include_str!("certificates/own_making.pem");
+    let broker = Stranger::who(|stream| async move {
+        let _ = acceptor(OWN_MAKING).accept(stream).await;
+    })
+    .await;
+    let mut config = broker.config();
+    config.broker.host = "localhost".into();
+    config.broker.tls = Some(Tls { ca_pem: Some(OWN_MAKING.into()), ..Tls::default() });
+    let said = broker.meets(&config).await.said;
+    assert!(said.contains("CaUsedAsEndEntity") && said.contains("basicConstraints=CA:FALSE"), "{said}");
 }
 
 /// A device whose clock is behind what the broker's certificate says, as at boot: it waits, and says for what.

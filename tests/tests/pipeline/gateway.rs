@@ -247,7 +247,11 @@ async fn a_device_that_is_not_attached_is_answered_404_and_keeps_nothing() {
     let running = rig.managed().await;
     let stranger = named("pump", "p-9");
     for n in 0..300 {
-        assert_eq!(rig.ask::<Echo>(&stranger, &n.to_string()).await["rc"], 404);
+        let answer = rig.ask::<Echo>(&stranger, &n.to_string()).await;
+        assert_eq!(
+            (&answer["rc"], &answer["message"]),
+            (&json!(404), &json!("pump/p-9 is not attached to this connection"))
+        );
     }
     rig.platform.drained().await;
     // A topic without a device belongs to no one on a gateway's connection either.

@@ -1,4 +1,6 @@
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -40,13 +42,42 @@ fn a_certificate_out_of_its_time_is_told_with_both_times() {
 #[test]
 fn a_certificate_for_another_name_may_be_a_captive_portals() {
     let expected = ServerName::try_from("broker.example").unwrap();
-    let presented = vec!["*.portal.example".into()];
+    let presented = vec!["DnsName(\"*.portal.example\")".into(), "IpAddress(192.0.2.1)".into()];
     let said = certificate(&CertificateError::NotValidForNameContext { expected, presented });
     assert_eq!(
         said,
-        "who answers is not broker.example: its certificate is for *.portal.example; a captive portal, or another host?"
+        "who answers is not broker.example: its certificate is for *.portal.example, 192.0.2.1; a captive portal, or \
+         another host?"
     );
 }
+
+#[test]
+fn a_certificate_without_a_name_and_one_of_version_1_are_told_with_what_would_be_right() {
+    let expected = ServerName::try_from("broker.example").unwrap();
+    let said = certificate(&CertificateError::NotValidForNameContext { expected, presented: Vec::new() });
+    assert_eq!(
+        said,
+        "the broker's certificate names no host in subjectAltName, and so not broker.example: the common name does not \
+         count"
+    );
+    let version_1 = CertificateDer::from_pem_slice(VERSION_1.as_bytes()).unwrap();
+    let reason = ParsedCertificate::try_from(&version_1).err();
+    let Some(rustls::Error::InvalidCertificate(reason)) = reason else { panic!("{reason:?}") };
+    let said = certificate(&reason);
+    assert!(said.contains("of X.509 version 1") && said.contains("without -extfile"), "{said}");
+}
+
+/// What `openssl x509 -req` makes of a request when nobody says more. It is read, and never verified.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBJDCBywIUMcFmU2mBNCPctmTI7+s2axuzckMwCgYIKoZIzj0EAwIwFDESMBAG\n\
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMzA4NTUzMloYDzIxMjYxMDMwMDg1NTMy\n\
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\n\
+AASb1bCYgqt47qKXq3hh5o9yeh2K2shaaL32w44FoLYDhPCtYc0jmwm84THWxoU0\n\
+uWKBoaXUCfAW1TujGI/QQI6GMAoGCCqGSM49BAMCA0gAMEUCIG7sOLBqQ5J/wsdX\n\
+ZY8JtE3eYZqovr64unEJw3HOZe6ZAiEA6Y0XQsP+ZLD2Skq2JQ4G3Z8y5+93VfUp\n\
+XAC3bF+kGyA=\n\
+-----END CERTIFICATE-----";
 
 #[test]
 fn a_filter_that_was_refused_is_told_by_its_place() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Place, load, with_device};
+use crate::program::check;
 
 const TWO: &str = r#"
 [gateway]
@@ -26,6 +27,47 @@ id = "p-2"
 
 fn problems(rest: &str) -> String {
     Place::with(&with_device(rest)).load().unwrap_err().to_string()
+}
+
+#[test]
+fn check_names_each_attached_device_and_what_it_serves() {
+    let said = check::describe("agent.toml".as_ref(), &load(TWO));
+    for line in [
+        "  speak for pump/p-1: reboot: `/bin/true` with 1 argument, within 90s; pump/flush: `/bin/true` with 1 argument \
+         within 30s, 65536 bytes of each output\n",
+        "  speak for pump/p-2: no actions\n",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_too_much_in_a_gateways_sections_is_said_in_their_words() {
+    for (rest, said) in [
+        (
+            "[gateway]\nenabled = true\n",
+            "agent.toml:6:1: gateway.enabled: is not a known key; [gateway] has none",
+        ),
+        (
+            "[gateway]\n[attached]\ntype = \"pump\"\nid = \"p-1\"\n",
+            "agent.toml:6:1: attached: there may be several; write [[attached]], with two brackets on each side",
+        ),
+        (
+            "[gateway]\n[[attached]]\nid = \"p-1\"\n",
+            "agent.toml:6:1: attached[0].type: is missing; add the device type as it is registered, such as type = \"pump\"",
+        ),
+        (
+            "[gateway]\n[[attached]]\ntype = \"pump\"\n",
+            "agent.toml:6:1: attached[0].id: is missing; add the device's id as it is registered, such as id = \"p-1\"",
+        ),
+        (
+            "[gateway]\n[[attached]]\ntype = \"pump\"\nid = \"p-1\"\n[attached.reboot]\n",
+            "agent.toml:9:1: attached[0].reboot.command: is missing; add the program that restarts the device and ends \
+             when it is back, and its arguments, such as command = [\"/usr/lib/iotdm-agent/restart-on-the-bus\", \"p-1\"]",
+        ),
+    ] {
+        assert_eq!(problems(rest), said);
+    }
 }
 
 #[test]
