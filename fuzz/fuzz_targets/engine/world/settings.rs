@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use iotdm_agent::{EventLimits, Limits};
 use iotdm_agent::engine::{AttributeRules, Settings};
+use iotdm_agent::{EventLimits, Limits};
 use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
 use serde_json::json;
 
