@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use iotdm_agent::engine::{AttributeRules, Settings};
 use iotdm_agent::{EventLimits, Limits};
-use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Subject, Supports};
 use serde_json::json;
 
 pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
@@ -23,6 +23,8 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     let lamp = |action: &'static str| Route::custom("lamp", action);
     let quarter = Late::RefuseAfter(Duration::from_secs(15 * 60));
     Settings {
+        subject: Subject::Connected,
+        gateway: None,
         policies: BTreeMap::from([
             (Route::Reboot, refuse(Phases::AnswerThenWork)),
             (Route::FactoryReset, policy(Phases::AnswerThenWork, Interrupted::Refuse, quarter)),
