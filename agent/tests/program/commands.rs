@@ -46,4 +46,8 @@ async fn a_command_of_an_application_reaches_the_operators_program_and_a_failure
     };
     until(told).await;
     agent.stop().await.check(0, "");
+
+    let checked = place.start(&["check"]).ended().await.answer;
+    let told = "command colour in format json: `sh` with 1 argument within 30s";
+    assert!(checked.contains(told), "{checked}");
 }
