@@ -8,6 +8,8 @@ mod harness;
 mod actions;
 #[path = "program/attributes.rs"]
 mod attributes;
+#[path = "program/commands.rs"]
+mod commands;
 #[path = "program/configuration.rs"]
 mod configuration;
 #[path = "program/downloads.rs"]

@@ -279,6 +279,28 @@ fn every_test_that_the_threats_name_exists() {
     nothing(&problems);
 }
 
+/// The pages on connecting name the test of each line; one that was renamed is renamed there. A name of four words or more
+/// is a test's: no key has so many.
+#[test]
+fn every_test_that_a_page_on_connecting_names_exists() {
+    let tests = tests();
+    let pages = text_files().into_iter().filter(|file| file.path.starts_with("docs/connect/"));
+    let mut named = 0;
+    let mut problems = Vec::new();
+    for page in pages {
+        for name in quoted(&page.text).into_iter().filter_map(|text| text.rsplit("::").next()) {
+            let is_sentence =
+                name.split('_').count() > 3 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if is_sentence && !tests.contains(name) {
+                problems.push(format!("{}: there is no test {name}", page.path));
+            }
+            named += usize::from(is_sentence);
+        }
+    }
+    assert!(named > 100, "the pages name {named} tests");
+    nothing(&problems);
+}
+
 /// Every situation of every handler has a test, or a reason why there is none.
 #[test]
 fn every_situation_of_a_handler_has_a_test() {

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use crate::config::{self, Broker};
 
 use super::tls::{TlsClient, WrongPin, another_device, offered_suites};
-use super::{TlsError, trouble};
+use super::{TlsError, host, trouble};
 
 /// A broker and the way to it. It outlives connections: each asks for its [`transport`](Self::transport) anew.
 pub(super) struct Endpoint {
@@ -40,10 +40,10 @@ impl Endpoint {
     pub(super) fn address(&self) -> String {
         let Broker { host, port, .. } = &self.broker;
         match &self.broker.transport {
-            config::Transport::Tcp => host.clone(),
+            config::Transport::Tcp => host::dialed(host, self.tls.is_some()),
             config::Transport::WebSocket { path } => {
                 let scheme = if self.tls.is_some() { "wss" } else { "ws" };
-                format!("{scheme}://{}:{port}{path}", bracketed(host))
+                format!("{scheme}://{}:{port}{path}", host::in_url(host))
             }
         }
     }
@@ -174,11 +174,6 @@ fn rustls_error<'a>(reason: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
     None
 }
 
-/// A host as it stands in a URL.
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.into() }
-}
-
 /// How long a proxy, TCP, TLS and WebSocket may take to connect, and CONNACK to come.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 
@@ -202,5 +197,18 @@ mod tests {
             Endpoint::new(&Broker { tls: Some(tls), ..Broker::at("broker.example", 443) }).unwrap();
         let advice = endpoint.advice(&reason).unwrap();
         assert!(advice.starts_with("this device's clock is not set"), "{advice}");
+    }
+
+    #[test]
+    fn an_ipv6_address_is_dialed_alike_with_brackets_and_without() {
+        for host in ["::1", "[::1]"] {
+            let address = |transport: config::Transport, tls: bool| {
+                let broker = Broker { transport, tls: tls.then(Tls::default), ..Broker::at(host, 8080) };
+                Endpoint::new(&broker).unwrap().address()
+            };
+            assert_eq!(address(config::Transport::Tcp, false), "[::1]");
+            assert_eq!(address(config::Transport::Tcp, true), "::1");
+            assert_eq!(address(config::Transport::websocket(), false), "ws://[::1]:8080/mqtt");
+        }
     }
 }

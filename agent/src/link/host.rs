@@ -12,12 +12,14 @@ pub(super) fn dialed(host: &str, tls: bool) -> String {
     }
 }
 
+/// As it stands in a URL.
+pub(super) fn in_url(host: &str) -> String {
+    dialed(host, false)
+}
+
 /// Host and port as a person reads them.
 pub(crate) fn shown(host: &str, port: u16) -> String {
-    match address(host) {
-        Some(address) => format!("[{address}]:{port}"),
-        None => format!("{host}:{port}"),
-    }
+    format!("{}:{port}", in_url(host))
 }
 
 /// The IPv6 address, with brackets or without.

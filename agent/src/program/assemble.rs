@@ -72,6 +72,9 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         builder = with_firmware(builder, action)?;
     }
     builder = builder.replaceable(scripts(actions));
+    for command in &settings.commands {
+        builder = builder.with(command.clone());
+    }
     let diagnostics = actions.diagnostics.as_ref().map(|_| Diagnostics::new(system.clone()));
     let mut facts = None;
     if let (Some(action), Some(diagnostics)) = (&actions.diagnostics, &diagnostics) {

@@ -4,9 +4,9 @@ use std::time::Duration;
 use iotdm_agent::link::another_device;
 use iotdm_agent::{Broker, DropPolicy, Mqtt5, Protocol, Transport};
 use iotdm_core::{Action, Interrupted, Late, Route};
-use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
 use iotdm_handlers::reboot::Wipe;
+use iotdm_handlers::{CommandScript, ScriptSpec};
 
 use super::config::{
     Actions, AttachedDevice, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller,
@@ -68,6 +68,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
     actions(&settings.actions, &mut line);
     for device in &settings.attached {
         line("speak for", attached(device));
+    }
+    for command in &settings.commands {
+        line("take", self::command(command));
     }
     let pem = broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
     if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, &config.identity)) {
@@ -183,6 +186,12 @@ fn attached(device: &AttachedDevice) -> String {
         true => format!("{type_id}/{device_id}: no actions"),
         false => format!("{type_id}/{device_id}: {}", serves.join("; ")),
     }
+}
+
+fn command(script: &CommandScript) -> String {
+    let command = CommandLine { program: script.program.clone(), args: script.args.clone() };
+    let within = plain(script.time_limit);
+    format!("command {} in format {}: {command} within {within}", script.id, script.format)
 }
 
 fn script(spec: &ScriptSpec) -> String {

@@ -1,7 +1,7 @@
 //! The operator's configuration: one TOML file, read into plain settings or into errors that say what to do.
 //!
 //! # Flow
-//! `document` holds the text and finds lines in it, `file`, `broker` and `declaration` are its shape, `values` are its ranges,
+//! `document` holds the text and finds lines in it, `file`, `broker`, `commands` and `declaration` are its shape, `values` are its ranges,
 //! `explain` words what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
 //! `folder` is where scripts are declared in files of their own, `users` whom they may run as.
 //!
@@ -16,6 +16,7 @@
 mod attached;
 mod attributes;
 mod broker;
+mod commands;
 mod declaration;
 mod document;
 mod explain;
@@ -40,10 +41,10 @@ use std::time::Duration;
 
 use iotdm_agent::{Config, Secret, Threshold};
 use iotdm_core::{Late, Location};
-use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
 use iotdm_handlers::firmware::PublicKey;
 use iotdm_handlers::http::Proxy;
+use iotdm_handlers::{CommandScript, ScriptSpec};
 use serde_json::Value;
 
 use super::logging::LogSettings;
@@ -64,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) attached: Vec<AttachedDevice>,
     /// What the platform may ask for; an action without an entry is answered 501.
     pub(crate) actions: Actions,
+    /// What is done at commands of applications.
+    pub(crate) commands: Vec<CommandScript>,
     /// The journal's directory.
     pub(crate) journal: PathBuf,
     /// The log.

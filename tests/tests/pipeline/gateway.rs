@@ -1,5 +1,6 @@
 //! A gateway and the devices it speaks for: one connection, one journal, and every promise for each device.
 
+mod events;
 mod histories;
 
 use std::sync::{Arc, Mutex};

@@ -10,6 +10,7 @@ use super::Verify;
 use super::attached::{AttachedSection, GatewaySection};
 use super::attributes::{Attribute, Place};
 use super::broker::Broker;
+use super::commands::CommandSection;
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
 use super::values::events::{EventCount, EventInterval, EventStoreBytes};
@@ -43,6 +44,8 @@ pub(super) struct File {
     pub(super) events: Events,
     #[serde(default)]
     pub(super) actions: Actions,
+    #[serde(default)]
+    pub(super) commands: BTreeMap<String, CommandSection>,
     #[serde(default)]
     pub(super) log: Log,
 }

@@ -53,6 +53,7 @@ pub(super) fn resolve(
     let limits =
         Limits { events: resolver.events(&file.events), ..resolver.limits(&file.journal, &file.limits) };
     let actions = resolver.actions(file.actions, kept);
+    let commands = resolver.commands(file.commands, kind);
     let config = Config {
         identity,
         broker,
@@ -74,6 +75,7 @@ pub(super) fn resolve(
         thresholds,
         attached,
         actions,
+        commands,
         journal,
         log,
         warnings: resolver.warnings,

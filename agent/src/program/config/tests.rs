@@ -11,6 +11,7 @@ use super::{FirmwareInstaller, Settings, Surroundings};
 
 mod attached;
 mod attributes;
+mod commands;
 mod diagnostics;
 mod endpoints;
 mod events;

@@ -157,6 +157,7 @@ impl Resolver<'_> {
             ("actions.diagnostics", actions.diagnostics.is_some(), NO_MANAGEMENT),
             ("actions.script", !actions.script.is_empty(), NO_MANAGEMENT),
             ("actions.scripts_dir", actions.scripts_dir.is_some(), NO_MANAGEMENT),
+            ("commands", !file.commands.is_empty(), NO_COMMANDS),
         ];
         for (key, _, message) in given.iter().filter(|(_, given, _)| *given) {
             self.problem(key, *message);
@@ -195,5 +196,8 @@ impl Resolver<'_> {
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
+
+const NO_COMMANDS: &str =
+    "quickstart has no commands; remove it, or write the id of an organization of your own as device.org";
 
 const NO_MANAGEMENT: &str = "quickstart has no device management; remove it, or write the id of an organization of your own as device.org";

@@ -218,6 +218,7 @@ fn quickstart_refuses_proof_a_durable_session_and_every_kind_of_management() {
         ("[actions.reboot]\ndry_run = true\n", "actions.reboot: quickstart has no device management"),
         ("[actions.factory_reset]\ndry_run = true\n", "actions.factory_reset: quickstart has no"),
         ("[actions.diagnostics]\n", "actions.diagnostics: quickstart has no"),
+        ("[commands.colour]\nrun = [\"true\"]\n", "commands: quickstart has no commands"),
         (
             &format!("[[actions.script]]\nbundle = \"b\"\naction = \"a\"\nprogram = {file}\n"),
             "actions.script: quickstart has no",

@@ -208,7 +208,7 @@ fn keys_that_are_not_known() {
     check(
         "[metrics]\n",
         "agent.toml:5:2: metrics: is not a known key; the sections are device, gateway, attached, attributes, broker, auth, management, journal, \
-         limits, events, actions, log",
+         limits, events, actions, commands, log",
     );
     check(
         "[management]\nbundles = []\n",

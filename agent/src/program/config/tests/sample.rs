@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iotdm_core::Late;
+use iotdm_handlers::CommandScript;
 
 use super::super::{Actions, HttpSettings, ResetMeans};
 use super::{Place, Settings, load};
@@ -14,7 +15,9 @@ const SAMPLE: &str = include_str!("../../../../agent.toml");
 fn switched_on(except: &str, reset: &[&str]) -> String {
     let secrets = [format!("token_{except}"), format!("proxy_credentials_{except}")];
     let mut text = String::new();
-    for line in SAMPLE.lines() {
+    // What is switched on is a gateway, and takes no commands.
+    let (but_commands, _) = SAMPLE.split_once(COMMANDS).unwrap();
+    for line in but_commands.lines() {
         let key = line
             .strip_prefix('#')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
@@ -33,6 +36,9 @@ const BY_COMMAND: [&str; 2] = ["wipe =", "then ="];
 
 /// Excludes what the host, the transport and the pins of the sample exclude.
 const OTHER_BROKERS: [&str; 3] = ["domain =", "path =", "insecure_skip_verify ="];
+
+/// What stands before the commands.
+const COMMANDS: &str = "# ---- Commands of applications";
 
 /// Excludes the command of a reset.
 const BY_WIPING: [&str; 1] = ["command = [\"/usr/lib/iotdm-agent/factory-reset\"]"];
@@ -93,6 +99,21 @@ fn the_sample_is_good_on_maximo_by_websocket_and_on_a_test_bench() {
     assert_eq!((&*broker.host, broker.port), ("abc123.messaging.iot.mas.example.com", 443));
     assert_eq!(broker.transport, iotdm_agent::Transport::websocket());
     assert!(broker.tls.unwrap().insecure_skip_verify);
+}
+
+#[test]
+fn the_sample_shows_a_command_with_its_defaults() {
+    let (rest, commands) = SAMPLE.split_once(COMMANDS).unwrap();
+    let switched_on = commands.replace("\n#", "\n").replace("\n ", "\n# ").replace("\n\n", "\n#\n");
+    let shown = Place::with(&format!("{rest}#{switched_on}")).load().unwrap().commands;
+    let default = load("[commands.colour]\nrun = [\"/usr/lib/iotdm-agent/colour\"]\n").commands;
+    let ([shown], [default]) = (&shown[..], &default[..]) else { panic!("{shown:?}") };
+    let of = |script: &CommandScript| {
+        let kept = (script.acknowledge, script.interrupted, script.late, script.time_limit);
+        (script.id.clone(), script.format.clone(), script.program.clone(), kept)
+    };
+    assert_eq!(of(shown), of(default));
+    assert!(shown.user.is_some());
 }
 
 #[test]
