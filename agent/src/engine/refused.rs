@@ -71,6 +71,14 @@ impl Engine {
         self.prune();
     }
 
+    /// A `202` of work that has failed may arrive only now, for whoever repeats the request: that it has ended is told by
+    /// the manage after it (`docs/protocol.md` §6.2).
+    pub(super) fn tell_end_of_failed(&mut self, key: KeyHash) {
+        if self.answers.get(&key).is_some_and(|answer| answer.failure.is_some()) && !self.is_held() {
+            self.hold_ended();
+        }
+    }
+
     fn req_id_of_answer(&self, key: &KeyHash) -> String {
         let payload = self.answer_payload(key).map(|(_, payload)| payload).unwrap_or_default();
         let answer: Value = serde_json::from_slice(&payload).unwrap_or_default();

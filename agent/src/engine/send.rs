@@ -182,6 +182,7 @@ impl Engine {
             Sent::Answer(key, place) => {
                 self.drop_from_outbox(place);
                 self.answer_arrived(key);
+                self.tell_end_of_failed(key);
                 if self.answers.get(&key).is_some_and(|answer| answer.class == Class::Passing) {
                     self.answers.remove(&key);
                     self.write_lazily(key);

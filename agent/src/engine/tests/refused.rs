@@ -90,8 +90,11 @@ fn a_202_that_may_have_arrived_stays_the_answer_when_it_is_refused_for_good() {
     let log = world.broker.on("add/diag/log");
     assert!(log.iter().any(|entry| entry.to_string().contains("the broker refused the 202")), "{log:?}");
     world.broker.refuses_answers = false;
+    let manages = world.broker.on("mgmt/manage").len();
     world.deliver("r1", reboot());
     world.assert_same_answers("r1", 2);
+    // Whoever hears of the 202 only now waits for the manage that ends it.
+    assert_eq!(world.broker.on("mgmt/manage").len(), manages + 1);
 }
 
 #[test]
