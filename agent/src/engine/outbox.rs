@@ -40,7 +40,7 @@ pub(super) struct Entry {
     /// How often an own request was sent without a final response, since the agent started.
     pub(super) attempts: u32,
     /// How often the broker refused it, since the agent started.
-    refusals: u32,
+    pub(super) refusals: u32,
     /// It was sent once and the connection, or the agent, ended before the broker said anything: it may have arrived.
     may_have_arrived: bool,
     /// The reqId of the last attempt of an own request.

@@ -71,10 +71,11 @@ impl Engine {
         self.prune();
     }
 
-    /// A `202` of work that has failed may arrive only now, for whoever repeats the request: that it has ended is told by
-    /// the manage after it (`docs/protocol.md` §6.2).
-    pub(super) fn tell_end_of_failed(&mut self, key: KeyHash) {
-        if self.answers.get(&key).is_some_and(|answer| answer.failure.is_some()) && !self.is_held() {
+    /// A `202` may arrive when its work has ended: after refusals, or for whoever repeats the request of work that failed.
+    /// That it has ended is told by the manage after it (`docs/protocol.md` §6.2).
+    pub(super) fn tell_end_of_late(&mut self, key: KeyHash, was_refused: bool) {
+        let ended = self.answers.get(&key).is_some_and(|answer| was_refused || answer.failure.is_some());
+        if ended && !self.is_held() {
             self.hold_ended();
         }
     }

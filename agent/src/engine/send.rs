@@ -180,9 +180,10 @@ impl Engine {
         self.event_acknowledged(id);
         match self.outbox.acknowledged(id) {
             Sent::Answer(key, place) => {
+                let was_refused = self.outbox.entry(place).is_some_and(|entry| entry.refusals > 0);
                 self.drop_from_outbox(place);
                 self.answer_arrived(key);
-                self.tell_end_of_failed(key);
+                self.tell_end_of_late(key, was_refused);
                 if self.answers.get(&key).is_some_and(|answer| answer.class == Class::Passing) {
                     self.answers.remove(&key);
                     self.write_lazily(key);
