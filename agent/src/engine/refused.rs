@@ -57,8 +57,10 @@ impl Engine {
             self.answers.remove(&key);
             self.write_lazily(key);
         }
-        // What was promised begins only when the promise has arrived.
-        if let Some(Request { stage: Stage::Settled { .. }, .. }) = self.requests.get(&key) {
+        // What was promised begins only when the promise has arrived; once it has, a copy for a replay changes nothing.
+        if let Some(Request { stage: Stage::Settled { acknowledged: false, .. }, .. }) =
+            self.requests.get(&key)
+        {
             if refused.may_have_arrived {
                 self.finish_performed(
                     key,
