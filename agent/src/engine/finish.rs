@@ -64,22 +64,6 @@ impl Engine {
         }
     }
 
-    /// Ends a request whose 202 the broker refuses for good, and never had: whoever repeats the request may hear that
-    /// nothing was begun.
-    pub(super) fn finish_unpromised(&mut self, key: KeyHash, reason: &str) {
-        let Some(request) = self.forget_open(key) else { return };
-        let failure = format!("nothing was begun: the broker refused the 202: {reason}");
-        self.report_failure(&request, &failure);
-        self.end_firmware_step(&request.route, false);
-        let refusal = Refusal::failed(failure);
-        let raw = request.req_id.to_raw();
-        let response = Response::new(&raw, refusal.rc()).message(Some(refusal.message())).to_bytes();
-        self.keep(key, &request, Class::Executed, Body::Stored(response.into()));
-        if restarts(&request.route) {
-            self.hold_ended();
-        }
-    }
-
     pub(super) fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
         let request = self.requests.remove(&key)?;
         for timer in [Timer::Task(key), Timer::Lane(key), Timer::Restart(key)] {

@@ -41,8 +41,6 @@ pub(super) struct Entry {
     pub(super) attempts: u32,
     /// How often the broker refused it, since the agent started.
     pub(super) refusals: u32,
-    /// It was sent once and the connection, or the agent, ended before the broker said anything: it may have arrived.
-    may_have_arrived: bool,
     /// The reqId of the last attempt of an own request.
     req_id: Option<ReqId>,
     /// How large an answer is, in bytes.
@@ -89,17 +87,12 @@ pub(super) struct Refused {
     pub(super) refusals: u32,
     /// How often an own request was sent without a final response, since the agent started.
     pub(super) attempts: u32,
-    /// An earlier attempt may have arrived.
-    pub(super) may_have_arrived: bool,
 }
 
 impl Outbox {
     pub(super) fn restore(&mut self, place: u64, item: Item) {
         self.next_place = self.next_place.max(place + 1);
         self.insert(place, item);
-        if let Some(entry) = self.entries.get_mut(&place) {
-            entry.may_have_arrived = true;
-        }
     }
 
     #[cfg(test)]
@@ -177,8 +170,7 @@ impl Outbox {
                 self.own += 1;
             }
         }
-        let (state, may_have_arrived) = (State::Unsent, false);
-        let entry = Entry { item, state, attempts: 0, refusals: 0, may_have_arrived, req_id: None, bytes: 0 };
+        let entry = Entry { item, state: State::Unsent, attempts: 0, refusals: 0, req_id: None, bytes: 0 };
         self.entries.insert(place, entry);
     }
 
@@ -275,7 +267,6 @@ impl Outbox {
         match (&entry.item, entry.state) {
             (Item::Answer(_), State::Sent { again: true }) => {
                 entry.state = State::Unsent;
-                entry.may_have_arrived = true;
                 self.unsent_answers.insert(place);
                 Sent::Other
             }
@@ -298,8 +289,7 @@ impl Outbox {
         }
         entry.state = State::Backoff;
         entry.refusals += 1;
-        let Entry { refusals, attempts, may_have_arrived, .. } = *entry;
-        Some(Refused { place, refusals, attempts, may_have_arrived })
+        Some(Refused { place, refusals: entry.refusals, attempts: entry.attempts })
     }
 
     /// Which own request the platform answers.
@@ -332,7 +322,6 @@ impl Outbox {
         self.in_flight.clear();
         self.awaiting.clear();
         for (place, entry) in &mut self.entries {
-            entry.may_have_arrived |= matches!(entry.state, State::Sent { .. });
             entry.state = State::Unsent;
             entry.req_id = None;
             if matches!(entry.item, Item::Answer(_)) {

@@ -92,7 +92,6 @@ impl Laws {
                 || track.cancelled
                 || unjudged
                 || track.deaths >= self.attempts
-                || track.is_given_up()
                 || self.now >= since + RESTART_WITHIN;
             // With one reqId for several requests it is not known here which of them has the 202.
             if !restarted && !ended_otherwise && !track.is_reused() {

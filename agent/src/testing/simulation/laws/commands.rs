@@ -224,8 +224,8 @@ impl Laws {
     fn acknowledging_request(&mut self, number: u64, disk: &MemoryDisk) {
         let Some(copy) = self.copies.get(&number) else { return };
         let track = &self.tracks[&copy.req_id];
-        if track.answered_at > copy.delivered_at || track.is_given_up() {
-            // Behind a command that is not acknowledged, an answer may have come first, or been refused, and be forgotten.
+        if track.answered_at > copy.delivered_at {
+            // Behind a command that is not acknowledged, an answer may have come first, and be forgotten.
             return;
         }
         let request = KeyHash::of_request(&Subject::Connected, &copy.req_id);

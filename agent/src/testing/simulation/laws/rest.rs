@@ -108,9 +108,6 @@ impl Laws {
     fn judge_copies(&mut self) {
         let mut broken = None;
         for copy in self.copies.values().filter(|copy| !copy.excused) {
-            if self.tracks[&copy.req_id].is_given_up() {
-                continue;
-            }
             let (req_id, track) = (&copy.req_id, &self.tracks[&copy.req_id]);
             let is_answered = track.answered_at > copy.delivered_at;
             broken = if !copy.acked {
@@ -139,7 +136,7 @@ impl Laws {
             // A reboot is done by any restart; what is late may be abandoned.
             [Kind::Reset | Kind::Download | Kind::Update | Kind::After] => {
                 let nothing_done = track.performs + track.recovers == 0;
-                track.platform_has_202 && nothing_done && !track.lost && !track.is_given_up()
+                track.platform_has_202 && nothing_done && !track.lost
             }
             _ => false,
         };

@@ -6,7 +6,7 @@ use iotdm_core::ReqId;
 use crate::engine::{Fingerprint, PublishId, TaskMoment};
 
 use super::super::ask::Kind;
-use super::{Laws, Published};
+use super::Laws;
 
 /// A copy of a request: how far it got.
 #[derive(Clone, Debug)]
@@ -29,8 +29,6 @@ pub(super) struct Track {
     pub(super) newest_delivered: Duration,
     /// The broker says how long its copies have waited.
     pub(super) counted: bool,
-    /// How often the broker refused its answer.
-    pub(super) refusals: u32,
     /// The bounds of its place among the requests of this journal: its first delivery, and the last one that can have
     /// been the one that was recorded.
     pub(super) order: Option<(u64, u64)>,
@@ -87,28 +85,13 @@ impl Laws {
         Some(Duration::from_secs(at.as_secs().saturating_sub(sent_at.as_secs())))
     }
 
-    /// The broker does not take an answer. What the platform never had may still become another answer: a 202 that
-    /// cannot be delivered is taken back.
+    /// The broker does not take an answer.
     pub(crate) fn refused(&mut self, id: PublishId) {
-        if let Some(Published::Answer { req_id, rc, .. }) = self.publishes.remove(&id)
-            && let Some(track) = self.tracks.get_mut(&req_id)
-        {
-            track.refusals += 1;
-            // Of an observation that the platform was never told of it believes nothing.
-            self.attributes.misses_notifies |= track.is_given_up();
-            if rc == 202 && track.is_given_up() && !track.platform_has_202 {
-                track.answer = None;
-            }
-        }
+        self.publishes.remove(&id);
     }
 }
 
 impl Track {
-    /// Its answer may have been refused so often in one run of the agent that it was given up.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.refusals >= ANSWER_ATTEMPTS
-    }
-
     pub(super) fn delivered(&mut self, sent_at: Duration, waited: Option<Duration>) {
         self.newest_delivered = self.newest_delivered.max(sent_at);
         self.counted = waited.is_some();
@@ -166,7 +149,6 @@ impl Track {
             kinds: std::mem::take(&mut self.kinds),
             newest_delivered: self.newest_delivered,
             counted: self.counted,
-            refusals: self.refusals,
             answered_at: self.answered_at,
             lost: self.lost,
             platform_had_202: self.platform_had_202 || self.platform_has_202,
@@ -199,6 +181,3 @@ pub(super) struct Running {
     /// It has returned, or the engine has ended it; blocking work may go on.
     pub(super) is_over: bool,
 }
-
-/// How often an answer that the broker refuses is sent in all.
-const ANSWER_ATTEMPTS: u32 = 6;
