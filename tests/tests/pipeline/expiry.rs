@@ -65,15 +65,14 @@ async fn an_answer_that_the_broker_refuses_for_a_minute_arrives_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_the_broker_refuses_for_a_day_is_given_when_the_request_is_repeated() {
+async fn an_answer_that_the_broker_refuses_for_a_day_arrives_when_it_takes_it() {
     let rig = Rig::new();
     let _running = rig.managed().await;
     rig.platform.refuse_answers(true);
     rig.send::<Echo>("e");
     tokio::time::sleep(DAY).await;
-    rig.platform.refuse_answers(false);
-    tokio::time::sleep(DAY).await;
     assert_eq!(rig.platform.responses("e").len(), 0);
-    assert_eq!(rig.ask::<Echo>("e").await["rc"], 200);
+    rig.platform.refuse_answers(false);
+    assert_eq!(rig.platform.response("e").await["rc"], 200);
     assert_eq!(rig.product.runs(), ["echo e"], "it ran once");
 }
