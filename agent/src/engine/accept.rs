@@ -28,7 +28,7 @@ impl Engine {
         let arrived = Moment::at(self.now, self.settings.clock());
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
-            if self.is_deferred(&delivered) {
+            if self.is_deferred(&delivered) || self.is_withheld_command(&delivered) {
                 return;
             }
             if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {

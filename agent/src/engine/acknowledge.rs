@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{Acknowledge, Policy, Subject};
+use iotdm_core::{Acknowledge, Policy, Route, Subject, Topic};
 
 use super::Engine;
 use super::event::{Delivered, Delivery, Effect};
-use super::key::KeyHash;
+use super::key::{KeyHash, digest};
 use super::time::Age;
 
 /// The acknowledgements of this connection that may not leave yet.
@@ -149,6 +149,17 @@ impl Engine {
             let is_it = delivered.delivery.is_some() && waiting.delivery == delivered.delivery;
             is_it && waiting.topic == delivered.topic && waiting.payload == delivered.payload
         })
+    }
+
+    /// Whether it is a command that waits for its acknowledgement already: kept here, it would be another one once that
+    /// has left.
+    pub(super) fn is_withheld_command(&self, delivered: &Delivered) -> bool {
+        let is_command = matches!(
+            Topic::<Route>::parse(&delivered.topic),
+            Some(Topic { route: Route::Command { .. }, .. })
+        );
+        let content = || digest(&[delivered.topic.as_bytes(), &delivered.payload]);
+        is_command && delivered.delivery.is_some_and(|delivery| self.withheld.holds(delivery, content()))
     }
 
     /// The handler of this command has ended.
