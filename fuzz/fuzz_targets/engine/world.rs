@@ -180,6 +180,24 @@ impl World {
         }
     }
 
+    /// An answer that is kept no longer leaves memory before it leaves the journal. Asked for again before that, its
+    /// request is another one, and the journal hears of both at once.
+    fn may_be_another(&mut self, key: KeyHash, writes: &[Write]) {
+        let is_answered = |stored: &Stored| matches!(stored, Stored::Answered(_) | Stored::Observed(_));
+        if !self.begun.contains(&key) || !self.records.get(&key).is_some_and(is_answered) {
+            return;
+        }
+        let stored = self.records.iter().filter(|(_, stored)| is_answered(stored)).map(|(key, _)| *key);
+        let written = writes.iter().filter_map(|write| match write {
+            Write::Done(key, _) => Some(*key),
+            _ => None,
+        });
+        let others: BTreeSet<KeyHash> = stored.chain(written).filter(|other| *other != key).collect();
+        assert!(others.len() >= SETTINGS.limits.kept_executed, "an answer is forgotten too early");
+        self.begun.remove(&key);
+        self.arrived.remove(&key);
+    }
+
     /// False when the process died in the middle.
     fn perform_batch(&mut self, batch: Batch) -> bool {
         if !batch.writes.is_empty() {
@@ -188,6 +206,9 @@ impl World {
                 return false;
             }
             for write in &batch.writes {
+                if let Write::Open(key, _) = write {
+                    self.may_be_another(*key, &batch.writes);
+                }
                 note(&mut self.records, write);
                 if let Write::Forget(key) = write {
                     self.begun.remove(key);
