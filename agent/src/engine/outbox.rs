@@ -47,6 +47,13 @@ pub(super) struct Entry {
     bytes: usize,
 }
 
+impl Entry {
+    /// Whether the platform has it, and has not answered it as far as is known here.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.state == State::Awaiting
+    }
+}
+
 /// What stands there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {

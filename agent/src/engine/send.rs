@@ -244,6 +244,10 @@ impl Engine {
     pub(super) fn report_due(&mut self, place: u64) {
         let Some(entry) = self.outbox.entry(place) else { return };
         let is_answer = matches!(entry.item, Item::Answer(_));
+        if entry.is_awaiting() && !self.deferred.is_empty() {
+            // The response may be among what waits here, and something behind it may depend on this report.
+            return self.timers.set(Timer::Report(place), self.now.monotonic + RESPONSE_WITHIN);
+        }
         if !is_answer && entry.attempts >= REPORT_ATTEMPTS {
             let item = entry.item.clone();
             self.note("the platform did not answer a report", "it is dropped");
