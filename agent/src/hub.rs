@@ -250,7 +250,7 @@ impl Hub {
         let of = named.filter(|of| self.attached.contains_key(of)).unwrap_or_else(|| self.subject.clone());
         // What an engine that has given the connection up is handed comes again on the next; what it has already, and may
         // not acknowledge yet, is acknowledged once.
-        let takes = |engine: &Engine| engine.is_connected() && !engine.is_deferred(&delivered);
+        let takes = |engine: &Engine| engine.is_connected() && !engine.has(&delivered);
         if self.engine(&of).is_some_and(takes)
             && let Some(delivery) = delivered.delivery
         {

@@ -25,12 +25,12 @@ impl Engine {
             return;
         }
         self.session.heard(self.now.monotonic);
+        if self.has(&delivered) {
+            return;
+        }
         let arrived = Moment::at(self.now, self.settings.clock());
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
-            if self.is_deferred(&delivered) || self.is_withheld_command(&delivered) {
-                return;
-            }
             if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {
                 self.note("more is waiting than can be held", "the connection is ended");
                 self.effect(Effect::Disconnect);
@@ -85,9 +85,7 @@ impl Engine {
             true => digest(&[delivered.topic.as_bytes(), &delivered.payload]),
             false => [0; 16],
         };
-        let is_repeated = delivery.is_some_and(|delivery| self.withheld.holds(delivery, content));
         let waits_for = match topic {
-            Some(_) if is_command && is_repeated => None,
             Some(Topic { subject, route: route @ Route::Command { .. } }) => {
                 self.take_command(arrived, route, subject, &delivered)
             }
@@ -98,7 +96,7 @@ impl Engine {
         };
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
-        if let Some(delivery) = delivery.filter(|_| !is_repeated) {
+        if let Some(delivery) = delivery {
             self.acknowledge(delivery, content, is_command, waits_for);
         }
     }

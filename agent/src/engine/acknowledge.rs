@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{Acknowledge, Policy, Route, Subject, Topic};
+use iotdm_core::{Acknowledge, Policy, Subject};
 
 use super::Engine;
 use super::event::{Delivered, Delivery, Effect};
@@ -143,23 +143,24 @@ impl Engine {
         self.withheld.push(Entry { delivery, content, waits_for, is_old }, self.now.monotonic);
     }
 
-    /// Whether this very message waits already, on this connection, under its packet identifier.
-    pub(crate) fn is_deferred(&self, delivered: &Delivered) -> bool {
+    /// Whether this very message is here already, on this connection, under its packet identifier.
+    pub(crate) fn has(&self, delivered: &Delivered) -> bool {
+        self.is_deferred(delivered) || self.is_withheld(delivered)
+    }
+
+    fn is_deferred(&self, delivered: &Delivered) -> bool {
         self.deferred.iter().any(|(_, waiting)| {
             let is_it = delivered.delivery.is_some() && waiting.delivery == delivered.delivery;
             is_it && waiting.topic == delivered.topic && waiting.payload == delivered.payload
         })
     }
 
-    /// Whether it is a command that waits for its acknowledgement already: kept here, it would be another one once that
-    /// has left.
-    pub(super) fn is_withheld_command(&self, delivered: &Delivered) -> bool {
-        let is_command = matches!(
-            Topic::<Route>::parse(&delivered.topic),
-            Some(Topic { route: Route::Command { .. }, .. })
-        );
+    /// Whether it was taken, and its acknowledgement waits. A command kept once more would
+    /// be another one when that has left; a request may be forgotten by then.
+    fn is_withheld(&self, delivered: &Delivered) -> bool {
         let content = || digest(&[delivered.topic.as_bytes(), &delivered.payload]);
-        is_command && delivered.delivery.is_some_and(|delivery| self.withheld.holds(delivery, content()))
+        !self.withheld.is_empty()
+            && delivered.delivery.is_some_and(|delivery| self.withheld.holds(delivery, content()))
     }
 
     /// The handler of this command has ended.

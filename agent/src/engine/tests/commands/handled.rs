@@ -193,16 +193,32 @@ fn a_repetition_on_the_same_connection_is_the_same_command() {
 }
 
 #[test]
-fn a_request_that_is_repeated_behind_it_is_answered_again_and_acknowledged_once() {
+fn a_request_that_is_repeated_behind_it_is_taken_and_acknowledged_once() {
     let mut world = World::new();
     world.command("held", "1");
     world.deliver("r1", observe("level"));
     let (_, delivered) = world.broker.deliver_again(1).unwrap();
     world.input(Input::Delivered(delivered));
     world.run();
-    assert_eq!(world.answers("r1").len(), 2);
+    assert_eq!(world.answers("r1").len(), 1);
     world.carried_out("1", yes(200));
     assert_eq!(world.broker.unacknowledged(), 0);
+}
+
+/// The broker repeats a request whose acknowledgement waits, and whose answer others have pushed out: it ran, hours after it
+/// was sent.
+#[test]
+fn a_request_that_is_repeated_behind_it_is_not_run_when_its_answer_is_forgotten() {
+    let mut world = World::with(|settings| settings.limits.kept_executed = 1);
+    world.command("held", "1");
+    for req_id in ["r1", "r2"] {
+        world.deliver(req_id, once());
+        world.decide(req_id, yes(200));
+    }
+    let (_, delivered) = world.broker.deliver_again(1).unwrap();
+    world.input(Input::Delivered(delivered));
+    world.run();
+    assert_eq!(world.runs("r1"), 1);
 }
 
 /// Nothing is held back for a message that the broker does not wait for.
