@@ -61,8 +61,10 @@ impl Engine {
     fn start_in_lanes(&mut self) {
         loop {
             self.release_lanes();
-            let next = self.lanes.values_mut().filter(|lane| lane.holder.is_none()).find_map(|lane| {
-                lane.holder = lane.waiting.pop_front();
+            let Self { running, lanes, .. } = self;
+            let next = lanes.values_mut().filter(|lane| lane.holder.is_none()).find_map(|lane| {
+                // What was given up and forgotten may still run under the same reqId: its task ends first.
+                lane.holder = lane.waiting.pop_front_if(|key| !running.contains_key(key));
                 lane.holder
             });
             let Some(key) = next else { return };
@@ -338,15 +340,12 @@ impl Engine {
         let policy = &self.running[&key].policy;
         match &request.stage {
             Stage::Deciding => {
-                let refusal =
-                    Refusal::failed(format!("it took longer than its budget of {:?}", policy.budget));
-                self.finish_refused(key, Class::Executed, &refusal);
+                let message = format!("it took longer than its budget of {:?}", policy.budget);
+                self.finish_refused(key, Class::Executed, &Refusal::failed(message));
             }
             Stage::Performing { .. } => {
-                self.finish_performed(
-                    key,
-                    Some(format!("it took longer than its budget of {:?}", policy.perform_budget)),
-                );
+                let message = format!("it took longer than its budget of {:?}", policy.perform_budget);
+                self.finish_performed(key, Some(message));
             }
             Stage::Judging { .. } => {
                 self.finish_performed(key, Some("no judgement on the interrupted work came in time".into()));

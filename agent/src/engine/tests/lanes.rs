@@ -69,6 +69,23 @@ fn the_lane_is_free_only_when_the_task_has_ended() {
     world.assert_same_answers("r1", 3);
 }
 
+/// The answer of a request that was given up was forgotten, and its reqId came again for the lane: two tasks of one reqId
+/// are one too many, and the agent panicked.
+#[test]
+fn a_reqid_comes_to_the_lane_when_its_forgotten_task_has_ended() {
+    let mut world = World::with(|settings| settings.limits.kept_executed = 1);
+    world.obeys_cancel = false;
+    world.deliver("r1", once());
+    world.pass(secs(31));
+    world.assert_answer("r1", 500);
+    world.deliver("r2", once());
+    world.decide("r2", yes(200));
+    world.deliver("r1", reboot());
+    assert_eq!(world.runs("r1"), 1);
+    world.end("r1");
+    assert_eq!(world.runs("r1"), 2);
+}
+
 #[test]
 fn a_place_is_free_only_when_the_task_has_ended() {
     let mut world = World::with(|settings| settings.limits.running = 1);
