@@ -116,7 +116,7 @@ impl Step<'_> {
             }
             Step::Acknowledge(which) => world.acknowledge(which.into()),
             Step::AcknowledgeAll => world.acknowledge_all(),
-            Step::AcknowledgeNothing(id) => world.input(Input::Acknowledged(PublishId(id))),
+            Step::AcknowledgeNothing(id) => world.acknowledge_nothing(PublishId(id)),
             Step::Return { which, how } => {
                 let Some(task) = world.running(which.into()) else { return };
                 let input = result(task.key, task.moment, world.phases(&task), how);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use iotdm_agent::engine::{
     Batch, Effect, Engine, Input, KeyHash, Now, PublishId, Settings, Task, TaskMoment,
 };
-use iotdm_agent::journal::{Journal, Write};
+use iotdm_agent::journal::{Class, Journal, Write};
 use iotdm_agent::store::{MemoryDisk, StoreSource};
 use iotdm_core::{BootId, Phases, ReqId, Subject};
 use serde_json::value::RawValue;
@@ -183,17 +183,21 @@ impl World {
     /// An answer that is kept no longer leaves memory before it leaves the journal. Asked for again before that, its
     /// request is another one, and the journal hears of both at once.
     fn may_be_another(&mut self, key: KeyHash, writes: &[Write]) {
-        let is_answered = |stored: &Stored| matches!(stored, Stored::Answered(_) | Stored::Observed(_));
-        if !self.begun.contains(&key) || !self.records.get(&key).is_some_and(is_answered) {
-            return;
-        }
-        let stored = self.records.iter().filter(|(_, stored)| is_answered(stored)).map(|(key, _)| *key);
+        let class = self.records.get(&key).and_then(Stored::class);
+        let Some(class) = class.filter(|_| self.begun.contains(&key)) else { return };
+        let stored = self.records.iter().map(|(key, stored)| (*key, stored.class()));
         let written = writes.iter().filter_map(|write| match write {
-            Write::Done(key, _) => Some(*key),
+            Write::Done(key, request) => Some((*key, Some(request.class))),
             _ => None,
         });
-        let others: BTreeSet<KeyHash> = stored.chain(written).filter(|other| *other != key).collect();
-        assert!(others.len() >= SETTINGS.limits.kept_executed, "an answer is forgotten too early");
+        let is_other = |(other, its): &(KeyHash, Option<Class>)| *other != key && *its == Some(class);
+        let others: BTreeSet<(KeyHash, Option<Class>)> = stored.chain(written).filter(is_other).collect();
+        let kept = match class {
+            Class::Executed => SETTINGS.limits.kept_executed,
+            Class::Refused => SETTINGS.limits.kept_refused,
+            Class::Passing => 0,
+        };
+        assert!(others.len() >= kept, "an answer is forgotten too early");
         self.begun.remove(&key);
         self.arrived.remove(&key);
     }

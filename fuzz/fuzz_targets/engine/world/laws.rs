@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use iotdm_agent::engine::{KeyHash, PublishId, Task, TaskMoment};
-use iotdm_agent::journal::{AnswerRecord, StageRecord, Write};
+use iotdm_agent::journal::{AnswerRecord, Class, StageRecord, Write};
 use iotdm_core::{Interrupted, MAX_PAYLOAD_BYTES, Phases, ReqId, Subject, Topic, UpRoute};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,8 +16,18 @@ use super::{Link, MAX_OWN, Published, World};
 pub(super) enum Stored {
     Recorded { started: bool },
     Promised { response: Box<RawValue>, performing: bool },
-    Answered(Box<RawValue>),
-    Observed(Box<RawValue>),
+    Answered(Class, Box<RawValue>),
+    Observed(Class, Box<RawValue>),
+}
+
+impl Stored {
+    /// Of an answer: for how long it is kept.
+    pub(super) fn class(&self) -> Option<Class> {
+        match self {
+            Self::Answered(class, _) | Self::Observed(class, _) => Some(*class),
+            Self::Recorded { .. } | Self::Promised { .. } => None,
+        }
+    }
 }
 
 impl World {
@@ -46,10 +56,10 @@ impl World {
     fn answered(&self, req_id: &RawValue, payload: &[u8]) {
         let is_stored = self.records.values().any(|stored| match stored {
             Stored::Recorded { .. } => false,
-            Stored::Promised { response, .. } | Stored::Answered(response) => {
+            Stored::Promised { response, .. } | Stored::Answered(_, response) => {
                 response.get().as_bytes() == payload
             }
-            Stored::Observed(observed) => observed.get() == req_id.get(),
+            Stored::Observed(_, observed) => observed.get() == req_id.get(),
         });
         assert!(is_stored, "an answer that is not durable: {}", String::from_utf8_lossy(payload));
     }
@@ -99,8 +109,8 @@ pub(super) fn note(records: &mut BTreeMap<KeyHash, Stored>, write: &Write) {
         }
         Write::Done(key, request) => {
             let stored = match &request.answer {
-                AnswerRecord::Stored(response) => Stored::Answered(response.clone()),
-                AnswerRecord::Observed { req_id, .. } => Stored::Observed(req_id.clone()),
+                AnswerRecord::Stored(response) => Stored::Answered(request.class, response.clone()),
+                AnswerRecord::Observed { req_id, .. } => Stored::Observed(request.class, req_id.clone()),
             };
             records.insert(*key, stored);
         }

@@ -1,7 +1,7 @@
 //! The broker and the platform, as far as a device sees them.
 
 use bytes::Bytes;
-use iotdm_agent::engine::{Delivered, Delivery, Input, KeyHash, Lost};
+use iotdm_agent::engine::{Delivered, Delivery, Input, KeyHash, Lost, PublishId};
 use iotdm_core::Subject;
 
 use super::{Link, MAX_OWN, World};
@@ -64,6 +64,13 @@ impl World {
             self.arrived.insert(KeyHash::of_request(&Subject::Connected, &req_id));
         }
         self.input(Input::Acknowledged(published.id));
+    }
+
+    /// The broker acknowledges what nobody made, or what was acknowledged before.
+    pub fn acknowledge_nothing(&mut self, id: PublishId) {
+        if self.in_flight.iter().all(|published| published.id != id) {
+            self.input(Input::Acknowledged(id));
+        }
     }
 
     pub fn acknowledge_all(&mut self) {
