@@ -157,8 +157,10 @@ impl Laws {
     /// The broker has handed a message to the agent.
     pub(crate) fn delivered(&mut self, number: u64, delivered: &Delivered, at: Duration) {
         self.now = at;
+        if !self.commands.delivered(number, delivered.delivery) {
+            return;
+        }
         self.attributes.delivered(number, delivered);
-        self.commands.delivered(number, delivered.delivery);
         if let Some(copy) = self.copies.get_mut(&number) {
             copy.delivered_at = Some(self.received);
             let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");

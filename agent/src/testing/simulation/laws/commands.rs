@@ -82,19 +82,19 @@ impl Commands {
         }
     }
 
-    pub(super) fn delivered(&mut self, message: u64, delivery: Option<Delivery>) {
-        let is_repeated = delivery.is_some_and(|delivery| self.outstanding.contains(&delivery));
-        if !is_repeated {
-            self.outstanding.extend(delivery);
+    /// False for what this connection has delivered before, and has not had acknowledged: that is not taken twice.
+    pub(super) fn delivered(&mut self, message: u64, delivery: Option<Delivery>) -> bool {
+        if delivery.is_some_and(|delivery| self.outstanding.contains(&delivery)) {
+            return false;
         }
+        self.outstanding.extend(delivery);
         let number = self.messages.get(&message);
-        if let Some(sent) = number.and_then(|number| self.by_number.get_mut(number))
-            && !is_repeated
-        {
+        if let Some(sent) = number.and_then(|number| self.by_number.get_mut(number)) {
             sent.delivery += 1;
             sent.has_ended = false;
             sent.dropped_before = self.dropped;
         }
+        true
     }
 
     pub(super) fn acknowledged(&mut self, message: u64) {
