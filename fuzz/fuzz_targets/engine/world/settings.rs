@@ -62,5 +62,6 @@ const LIMITS: Limits = Limits {
 pub(super) const MAX_KEPT: usize =
     2 * LIMITS.pending + LIMITS.kept_executed + LIMITS.kept_refused + LIMITS.outbox;
 
-/// The places and the one lane; what overran keeps its task, and gives up its place when that has ended.
-pub(super) const MAX_RUNNING: usize = LIMITS.running + 1;
+/// The places, the one lane, and after a crash a judgement of each request that was under way; what overran keeps its task,
+/// and gives up its place when that has ended.
+pub(super) const MAX_RUNNING: usize = LIMITS.running + 1 + LIMITS.pending;
