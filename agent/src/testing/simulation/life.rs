@@ -12,7 +12,7 @@ use crate::store::CrashOutcome;
 use super::ask::{Ask, Kind};
 use super::device::{Device, LUCK, Work};
 use super::laws::{Copy, Laws, topic_of};
-use super::settings::{secs, threshold};
+use super::settings::{UNNOTICED, secs, threshold};
 use super::story::Story;
 use super::world::World;
 use super::{Act, Counts, Law, Outcome, Plan, Step};
@@ -301,10 +301,11 @@ impl<'a> Life<'a> {
         Laws::at_rest(&mut self.world);
     }
 
-    /// Deadlines take effect, and nothing else does.
+    /// Deadlines take effect, and nothing else does, for as long as a dead connection may go unnoticed in all.
     fn stall(&mut self, a: u8) {
         let world = &mut self.world;
-        let end = world.elapsed + secs(u64::from(a % 120));
+        let noticed = world.elapsed.max(world.rested_at + UNNOTICED);
+        let end = noticed.min(world.elapsed + secs(u64::from(a % 120)));
         while let Some(next) = world.next_deadline().filter(|next| *next <= end) {
             world.elapsed = next.max(world.elapsed);
             world.fire();

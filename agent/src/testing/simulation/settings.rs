@@ -29,6 +29,9 @@ pub(crate) fn policy(phases: Phases, interrupted: Interrupted) -> Policy {
     }
 }
 
+/// How long a dead connection may go unnoticed.
+pub(crate) const UNNOTICED: Duration = Duration::from_secs(120);
+
 /// What the device offers.
 pub(crate) fn settings() -> Settings {
     let refuse = |phases| policy(phases, Interrupted::Refuse);
@@ -73,7 +76,7 @@ pub(crate) fn settings() -> Settings {
         ],
         attributes: AttributeRules::default(),
         limits: Limits { events: EVENTS, ..Limits::default() },
-        unnoticed: secs(120),
+        unnoticed: UNNOTICED,
         events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) crash_at: Option<u64>,
     pub(crate) story: Story,
     pub(crate) elapsed: Duration,
+    /// Up to when everything that was on its way got through.
+    pub(crate) rested_at: Duration,
     /// What the wall clock is wrong by: it shows the uptime alone.
     pub(crate) clock_lost: bool,
     pub(crate) boot: u64,
@@ -85,6 +87,7 @@ impl World {
             crash_at: None,
             story: Story::told(),
             elapsed: Duration::ZERO,
+            rested_at: Duration::ZERO,
             clock_lost: false,
             boot: 1,
             booted_at: Duration::ZERO,
@@ -185,7 +188,7 @@ impl World {
         for deadlines in 0..1_000_000 {
             self.run();
             let Some(next) = self.next_deadline().filter(|next| *next <= end) else {
-                self.elapsed = end;
+                (self.elapsed, self.rested_at) = (end, end);
                 return deadlines;
             };
             self.elapsed = next.max(self.elapsed);
@@ -220,6 +223,7 @@ impl World {
                 self.fire();
                 let idle = self.agent.as_ref().is_none_or(|agent| agent.inputs.is_empty());
                 if idle && !self.broker.has_work() {
+                    self.rested_at = self.elapsed;
                     return;
                 }
             }
