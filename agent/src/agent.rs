@@ -1,4 +1,10 @@
+mod attached;
 mod attributes;
+mod commands;
+mod endpoint;
+pub(crate) mod events;
+mod gateway;
+mod settings;
 
 use std::fmt;
 use std::future::Future;
@@ -7,19 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, ClientKind, Declined, Direction, ExtensionPackage, Failure, Handler, Location, Manage,
-    Policy, Report, Route, System, Table, TableError,
+    Action, Bundle, ClientKind, Declined, ExtensionPackage, Failure, Handler, Location, Policy, Report,
+    Route, System, Table, TableError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::driver::{Driver, Handle, RunError};
+use crate::driver::{AttachError, Driver, EventDesk, Handle, RunError};
 use crate::engine::{AttributeRules, Settings};
-use crate::link::{Link, MqttLink, TlsError};
+use crate::link::{self, Link, PrefixedLink, TlsError, host};
 use crate::store::{SledSource, StoreSource};
 use crate::system::{LinuxSystem, NoBootId};
+
+pub use self::attached::Attached;
+use self::settings::settings;
 
 /// A device-management agent, ready to run.
 ///
@@ -56,6 +65,7 @@ impl Agent {
             policies: Vec::new(),
             attributes: AttributeRules::default(),
             location: None,
+            attached: Vec::new(),
             problem: None,
         }
     }
@@ -88,6 +98,8 @@ impl Agent {
 pub struct Device {
     handle: Handle,
     state: watch::Receiver<State>,
+    /// What the devices have that this one may attach.
+    gateway: Option<Arc<gateway::Host>>,
 }
 
 /// Whether the platform knows the device as managed.
@@ -170,6 +182,7 @@ pub struct Builder {
     policies: Vec<(Route, PolicyChange)>,
     attributes: AttributeRules,
     location: Option<Location>,
+    attached: Vec<Attached>,
     problem: Option<TableError>,
 }
 
@@ -259,7 +272,7 @@ impl Builder {
             let policy = self.table.policy_mut(&route).ok_or(BuildError::NoSuchAction(route))?;
             (change.0)(policy);
         }
-        check(&self.config)?;
+        check(&self.config, &self.table)?;
         let configured =
             attributes::configured(&self.config, &self.table, self.location.as_ref(), &self.attributes)?;
         let system = match self.system {
@@ -268,7 +281,7 @@ impl Builder {
         };
         let link = match self.link {
             Some(link) => link,
-            None => Box::new(MqttLink::new(&self.config)?),
+            None => link::of(&self.config)?,
         };
         let source = self.source.ok_or(BuildError::NoJournal)?;
         let settings = Settings {
@@ -277,21 +290,25 @@ impl Builder {
             ..settings(&self.config, &self.table, &*system, self.seed)
         };
         let (state, state_receiver) = watch::channel(State::Disconnected);
-        let (handle, commands) = Handle::new(state_receiver.clone());
-        let device = Device { handle: handle.clone(), state: state_receiver };
-        let broker = format!("{}:{}", self.config.broker.host, self.config.broker.port);
+        let desk = EventDesk::new(&self.config.identity);
+        let (handle, commands) = Handle::new(settings.subject.clone(), state_receiver.clone(), desk);
+        let host = gateway::host(&self.config, &system, self.seed);
+        let attached = gateway::members(host.as_deref(), self.attached, &handle)?;
+        let device = Device { handle: handle.clone(), state: state_receiver, gateway: host };
+        let broker = host::shown(&self.config.broker.host, self.config.broker.port);
         let driver = Driver {
             settings,
             identity: self.config.identity.client_id(),
             broker,
-            filter: format!("{}#", <Route as Direction>::ROOT),
+            filters: gateway::filters(&self.config.identity, &self.table),
             table: Arc::new(self.table),
             system,
             source,
-            link,
+            link: PrefixedLink::around(link, &self.config),
             handle,
             commands,
             state,
+            attached,
         };
         Ok(Agent { driver, device })
     }
@@ -334,6 +351,9 @@ pub enum BuildError {
     /// The encrypted connection cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// A device cannot be attached.
+    #[error(transparent)]
+    Attached(#[from] AttachError),
     /// A value is out of its range.
     #[error("{0}")]
     Range(&'static str),
@@ -350,15 +370,12 @@ pub enum BuildError {
     },
 }
 
-fn check(config: &Config) -> Result<(), BuildError> {
+fn check(config: &Config, table: &Table) -> Result<(), BuildError> {
     let lifetime = config.lifetime;
     if !lifetime.is_zero() && lifetime < MIN_LIFETIME || lifetime.as_secs() > u32::MAX.into() {
         return Err(BuildError::Range("the lifetime is zero (never dormant) or at least an hour"));
     }
-    let keep_alive = config.broker.keep_alive;
-    if keep_alive < Duration::from_secs(5) || keep_alive.as_secs() > u16::MAX.into() {
-        return Err(BuildError::Range("the keep-alive is 5 seconds to 18 hours"));
-    }
+    endpoint::check(config)?;
     let limits = &config.limits;
     if [limits.running, limits.pending, limits.kept_executed, limits.kept_refused, limits.outbox].contains(&0)
     {
@@ -367,30 +384,11 @@ fn check(config: &Config) -> Result<(), BuildError> {
     if limits.shutdown_grace > MAX_SHUTDOWN_GRACE {
         return Err(BuildError::Range("the grace period for running work is a day at the most"));
     }
-    if config.identity.org.as_str() == "quickstart" {
-        return Err(BuildError::Range("the quickstart organization offers no device management"));
-    }
-    if config.identity.kind == ClientKind::Gateway {
-        return Err(BuildError::Range("a gateway's identity is not supported: use a device's"));
+    events::check(config, table)?;
+    if config.identity.kind == ClientKind::Gateway && !table.command_filters().is_empty() {
+        return Err(BuildError::Range("a gateway takes no commands of applications"));
     }
     Ok(())
-}
-
-fn settings(config: &Config, table: &Table, system: &dyn System, seed: Option<u64>) -> Settings {
-    Settings {
-        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
-        manage: Manage {
-            lifetime: u32::try_from(config.lifetime.as_secs()).unwrap_or(u32::MAX),
-            supports: table.supports(),
-            ..Manage::default()
-        },
-        configured: Vec::new(),
-        attributes: AttributeRules::default(),
-        limits: config.limits,
-        unnoticed: config.broker.keep_alive * 2,
-        boot: system.boot_id(),
-        seed: seed.unwrap_or_else(|| fastrand::u64(..)),
-    }
 }
 
 /// The longest time that running work may have after the agent was told to stop.

@@ -16,18 +16,25 @@
 //! between two runs of the same inputs.
 
 mod accept;
+mod acknowledge;
+mod age;
 mod answers;
+mod attached;
 mod attributes;
+mod command;
 mod event;
+mod events;
 mod finish;
 mod judge;
 mod key;
 mod location;
+mod mark;
 mod model;
 mod noise;
 mod notify;
 mod outbox;
 mod recover;
+mod refused;
 mod replace;
 mod request;
 mod rules;
@@ -40,27 +47,35 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use iotdm_core::{BootId, Manage, Policy, Report, Route, Subject};
+use iotdm_core::{BootId, Declined, Manage, Policy, Report, Route, Subject};
 use serde_json::Value;
 
 use crate::config::Limits;
 use crate::journal::Write;
 
+use self::acknowledge::Withheld;
 use self::answers::{Answers, Pruned};
+use self::attached::Others;
+use self::events::Events;
 use self::noise::Noise;
 use self::outbox::Outbox;
 use self::request::Request;
 use self::run::{Lane, RunningTask};
 use self::session::Session;
 use self::thresholds::Thresholds;
+pub(crate) use self::time::EARLIEST_WALL_MS;
 use self::time::Timers;
 
+pub use self::attached::GatewayRestart;
 pub use self::event::{
     Announcement, Delivered, Delivery, Effect, Input, Lost, Moment as TaskMoment, Offer, PublishId, Task,
     Ticket,
 };
+pub use self::events::EventCounters;
+pub(crate) use self::events::MAX_BYTES_ON_THEIR_WAY;
 pub use self::key::{Fingerprint, KeyHash};
 pub use self::model::Model;
+pub(crate) use self::outbox::{EVENTS_WINDOW, WINDOW};
 pub(crate) use self::rules::decode;
 pub use self::rules::{AttributeRules, Declared, Misfit};
 pub use self::thresholds::Threshold;
@@ -84,11 +99,15 @@ pub struct Engine {
     lanes: BTreeMap<Subject, Lane>,
     running: BTreeMap<KeyHash, RunningTask>,
     restarting: Option<KeyHash>,
+    /// What it knows of the other engines on its connection.
+    others: Others,
     stopping: bool,
 
     outbox: Outbox,
+    events: Events,
     /// Deliveries that wait for room in the outbox, and when they arrived.
     deferred: VecDeque<(Moment, Delivered)>,
+    withheld: Withheld,
     session: Session,
     quarantine: bool,
     mark: Option<Moment>,
@@ -103,6 +122,11 @@ pub struct Engine {
 /// What an engine is told once.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whose engine it is: whose topics it knows, and on whose it speaks.
+    pub subject: Subject,
+    /// Where a gateway speaks for this device, which boot of the gateway this is: the clocks are the gateway's, and so is
+    /// the connection. This engine is then told of connections, and makes none.
+    pub gateway: Option<BootId>,
     /// The rules of every action that has a handler.
     pub policies: BTreeMap<Route, Policy>,
     /// The body of manage; device info and metadata are taken from the model.
@@ -115,7 +139,9 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a dead connection may go unnoticed: twice the keep-alive. The online mark is wrong by this much.
     pub unnoticed: Duration,
-    /// Which boot this is.
+    /// Whether the service takes events and nothing else: nothing is subscribed to, and nobody manages the device.
+    pub events_only: bool,
+    /// Which boot of the device this is. Empty where nobody knows: then it was never restarted.
     pub boot: BootId,
     /// Where request ids and jitter come from.
     pub seed: u64,
@@ -145,6 +171,7 @@ impl Engine {
     /// An engine with an empty journal; give it what was stored with [`restore`](Self::restore), then
     /// [`start`](Self::start) it.
     pub fn new(settings: Settings) -> Self {
+        let outbox = if settings.is_attached() { Outbox::of_many() } else { Outbox::default() };
         Self {
             rng: fastrand::Rng::with_seed(settings.seed),
             settings,
@@ -158,9 +185,12 @@ impl Engine {
             lanes: BTreeMap::new(),
             running: BTreeMap::new(),
             restarting: None,
+            others: Others::default(),
             stopping: false,
-            outbox: Outbox::default(),
+            outbox,
+            events: Events::default(),
             deferred: VecDeque::new(),
+            withheld: Withheld::default(),
             session: Session::default(),
             quarantine: false,
             mark: None,
@@ -181,15 +211,21 @@ impl Engine {
             Input::Disconnected(lost) => self.disconnected(lost),
             Input::Delivered(delivered) => self.delivered(delivered),
             Input::Acknowledged(id) => self.acknowledged(id),
+            Input::Refused(id, reason) => self.publish_refused(id, &reason),
             Input::Decided(key, decision) => self.decided(key, decision),
             Input::Performed(key, result) => self.performed(key, result),
             Input::Recovered(key, recovery) => self.recovered(key, recovery),
             Input::Ended(key) => self.ended(key),
             Input::SetAttributes(changes, ticket) => self.set_attributes(changes, ticket),
+            Input::Report(_, ticket) if self.settings.events_only => {
+                self.settle_ticket(ticket, Err(Declined::Unsupported));
+            }
             Input::Report(Report::Location(location), ticket) => self.set_location(&location, ticket),
             Input::Report(report, ticket) => self.report(report, ticket),
+            Input::Publish(event, ticket) => self.publish(&event, ticket),
             Input::WantManaged(wanted) => self.want_managed(wanted),
             Input::Replace(offer, ticket) => self.replace(offer, ticket),
+            Input::Booted(boot, ticket) => self.booted(boot, ticket),
             Input::Stop => self.stopping = true,
         }
         self.settle_down();
@@ -266,12 +302,15 @@ impl Engine {
     fn settle_down(&mut self) {
         self.take_deferred();
         self.start_waiting();
+        self.watch_withheld();
         self.flush_outbox();
+        self.flush_events();
         self.watch_window();
     }
 
     fn timeout(&mut self, timer: Timer) {
         match timer {
+            Timer::Task(key) if self.handled_waited_too_long(key) => {}
             Timer::Task(key) => self.task_overran(key),
             Timer::Lane(key) => self.lane_wait_over(key),
             Timer::Restart(key) => self.restart_never_came(key),
@@ -284,6 +323,8 @@ impl Engine {
             Timer::Window => self.window_stayed_closed(),
             Timer::Mark => self.mark_due(),
             Timer::Notify(field) => self.notify_due(field),
+            Timer::Events => self.events_held_long_enough(),
+            Timer::EventsStuck => self.events_stuck(),
         }
     }
 
@@ -292,7 +333,7 @@ impl Engine {
         for key in std::mem::take(&mut self.out.dirty) {
             writes.push(self.record_of(key));
         }
-        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
+        if self.mark_may_move() && self.mark_is_stale(mark::RIDES_AFTER) {
             writes.push(self.move_mark());
         }
         writes
@@ -308,8 +349,11 @@ impl Engine {
         }
     }
 
-    /// The record of this request must be durable before anything that follows from it.
+    /// The record of this request must be durable before anything that follows from it. A handled command has none.
     fn write_due(&mut self, key: KeyHash) {
+        if self.requests.get(&key).is_some_and(|request| request.handled.is_some()) {
+            return;
+        }
         self.out.dirty.insert(key);
         self.out.due = true;
     }
@@ -331,39 +375,7 @@ impl Engine {
             }
         }
     }
-
-    fn mark_is_stale(&self, after: Duration) -> bool {
-        self.mark_written.is_none_or(|written| self.now.monotonic.saturating_sub(written) >= after)
-    }
-
-    /// Nothing old may wait, on the broker or here.
-    fn mark_may_move(&self) -> bool {
-        self.session.fence_is_lifted() && self.deferred.is_empty()
-    }
-
-    fn move_mark(&mut self) -> Write {
-        let mark = Moment::at(self.now, &self.settings.boot);
-        self.mark = Some(mark.clone());
-        self.mark_written = Some(self.now.monotonic);
-        self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
-        Write::Mark(mark)
-    }
-
-    fn mark_due(&mut self) {
-        if self.mark_may_move() && self.mark_is_stale(MARK_RIDES_AFTER) {
-            self.out.due = true;
-        } else if self.session.fence_is_lifted() {
-            self.timers.set(Timer::Mark, self.now.monotonic + MARK_INTERVAL);
-        }
-    }
 }
-
-/// How old the online mark may become by itself, while the fence is lifted: 10 minutes, so that an idle device writes
-/// 144 times a day and no more.
-const MARK_INTERVAL: Duration = Duration::from_secs(10 * 60);
-
-/// How old it must be to ride along with another commit.
-const MARK_RIDES_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -13,28 +13,36 @@
 //! # Errors
 //! A journal of another device, or of a newer program, is refused by name and left as it is.
 
+mod key;
+mod partition;
 mod record;
 
 use std::collections::BTreeMap;
 
+use iotdm_core::Subject;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use sha2::{Digest, Sha256};
-
 use crate::engine::{KeyHash, Moment};
 use crate::store::{Change, MAX_VALUE_BYTES, Store, StoreError};
 
-pub(crate) use record::shared;
-pub use record::{AnswerRecord, Class, DoneRequest, OpenRequest, Queued, StageRecord, Write};
+use self::key::{keyed, named, numbered, space};
 
-/// The journal of one device.
+pub use partition::{MAX_PARTITIONS, Partition};
+pub(crate) use record::shared;
+pub use record::{AnswerRecord, Class, DoneRequest, EventRecord, OpenRequest, Queued, StageRecord, Write};
+
+/// The journal of one device, or of a gateway and the devices that it speaks for.
 #[derive(Debug)]
 pub struct Journal {
     store: Box<dyn Store>,
     /// How many chunks a record has, where it is more than one: the rest must go when it shrinks.
     chunks: BTreeMap<Vec<u8>, u16>,
+    /// Which attached devices have records here, by name.
+    devices: BTreeMap<Partition, String>,
+    /// Whose records are being written.
+    of: Partition,
 }
 
 /// Whether there was a journal before.
@@ -66,6 +74,9 @@ pub enum JournalError {
         /// Who asks.
         expected: String,
     },
+    /// It has the records of as many attached devices as it may have.
+    #[error("the journal has the records of {MAX_PARTITIONS} devices: forget one that does not come back")]
+    Full,
     /// A newer program wrote it.
     #[error(
         "the journal has format {found}, this program knows formats up to {FORMAT}: \
@@ -87,13 +98,16 @@ impl JournalError {
 impl Journal {
     /// Reads a journal back, entry by entry, and proves with a first commit that it can be written.
     ///
-    /// Entries come in no useful order. An absent journal comes into being in quarantine.
-    pub fn open(
+    /// Entries come in no useful order, those of attached devices among them. An absent journal comes into being in
+    /// quarantine, and so do the records of a device that is not known here.
+    pub fn open_shared(
         store: Box<dyn Store>,
         identity: &str,
-        mut restore: impl FnMut(Write),
+        attached: &[Subject],
+        mut restore: impl FnMut(Partition, Write),
     ) -> Result<(Self, Found), JournalError> {
-        let mut journal = Self { store, chunks: BTreeMap::new() };
+        let (chunks, devices) = (BTreeMap::new(), BTreeMap::new());
+        let mut journal = Self { store, chunks, devices, of: Partition::OWNER };
         let owner = journal.read(&mut restore)?;
         let found = match owner {
             Some(owner) if owner.identity != identity => {
@@ -106,19 +120,11 @@ impl Journal {
         journal.put(&mut changes, vec![space::OWNER], &Owner { identity: identity.into() });
         if found == Found::Nothing {
             journal.write(&mut changes, &Write::Quarantine(true));
-            restore(Write::Quarantine(true));
+            restore(Partition::OWNER, Write::Quarantine(true));
         }
+        journal.begin_partitions(&mut changes, attached, &mut restore)?;
         journal.store.commit(&changes)?;
         Ok((journal, found))
-    }
-
-    /// Makes changes durable, all or none. After an error this journal is of no use: open it again.
-    pub fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut changes = Vec::with_capacity(writes.len() + 1);
-        for write in writes {
-            self.write(&mut changes, write);
-        }
-        self.store.commit(&changes)
     }
 
     /// The key in the store of the record, open or done, of a request.
@@ -127,7 +133,7 @@ impl Journal {
         numbered(&keyed(space::OPEN_OR_DONE, &key.0), 0)
     }
 
-    fn read(&mut self, restore: &mut impl FnMut(Write)) -> Result<Option<Owner>, JournalError> {
+    fn read(&mut self, restore: &mut impl FnMut(Partition, Write)) -> Result<Option<Owner>, JournalError> {
         let mut assembly = Assembly::default();
         let mut owner = None;
         let mut failure = None;
@@ -135,9 +141,12 @@ impl Journal {
             if count > 1 {
                 self.chunks.insert(key.to_vec(), count);
             }
+            let damaged = || JournalError::Damaged("a key of no known kind".into());
+            let (of, key) = Partition::split(key).ok_or_else(damaged)?;
             match decode(key, value)? {
-                Entry::Owner(found) => owner = Some(found),
-                Entry::Write(write) => restore(write),
+                Entry::Owner(found) if of == Partition::OWNER => owner = Some(found),
+                Entry::Owner(device) => drop(self.devices.insert(of, device.identity)),
+                Entry::Write(write) => restore(of, write),
             }
             Ok(())
         };
@@ -174,13 +183,18 @@ impl Journal {
                 self.put(changes, named(space::OBSERVATION, field), &(field, generation));
             }
             Write::Unobserve(field) => self.remove(changes, named(space::OBSERVATION, field)),
+            Write::Event(place, record) => {
+                let name = event_name(*place);
+                self.put(changes, named(space::ATTRIBUTE, &name), &(&name, record));
+            }
+            Write::EventGone(place) => self.remove(changes, named(space::ATTRIBUTE, &event_name(*place))),
             Write::Quarantine(on) => self.put(changes, vec![space::QUARANTINE], on),
             Write::Mark(moment) => self.put(changes, vec![space::MARK], moment),
         }
     }
 
     fn put(&mut self, changes: &mut Vec<Change>, key: Vec<u8>, record: &impl Serialize) {
-        let bytes = encode(record);
+        let (key, bytes) = (self.of.key(key), encode(record));
         let mut count: u16 = 0;
         for chunk in bytes.chunks(MAX_VALUE_BYTES) {
             changes.push(Change::Put { key: numbered(&key, count), value: chunk.to_vec() });
@@ -194,6 +208,7 @@ impl Journal {
     }
 
     fn remove(&mut self, changes: &mut Vec<Change>, key: Vec<u8>) {
+        let key = self.of.key(key);
         for chunk in 0..self.chunks.remove(&key).unwrap_or(1) {
             changes.push(Change::Remove { key: numbered(&key, chunk) });
         }
@@ -289,7 +304,7 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Entry, JournalError> {
         }
         space::ATTRIBUTE => {
             let (name, value) = parsed::<(String, Value)>(body)?;
-            Write::Attribute(name, value)
+            attribute_or_event(name, value)
         }
         space::OBSERVATION => {
             let (field, generation) = parsed::<(String, u64)>(body)?;
@@ -300,6 +315,20 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Entry, JournalError> {
         _ => return Err(damaged()),
     };
     Ok(Entry::Write(write))
+}
+
+/// An event stands among the attributes, under a name that no product has: a program that knows no events takes it for
+/// one of those and leaves it alone, so that a firmware that is rolled back still reads the journal.
+fn attribute_or_event(name: String, value: Value) -> Write {
+    let place = name.strip_prefix(EVENT).and_then(|place| place.parse().ok());
+    match place.map(|place| (place, EventRecord::deserialize(&value))) {
+        Some((place, Ok(record))) => Write::Event(place, Box::new(record)),
+        _ => Write::Attribute(name, value),
+    }
+}
+
+fn event_name(place: u64) -> String {
+    format!("{EVENT}{place}")
 }
 
 fn encode(record: &impl Serialize) -> Vec<u8> {
@@ -336,28 +365,8 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, JournalError> {
     serde_json::from_slice(body).map_err(|error| JournalError::Damaged(error.to_string()))
 }
 
-fn keyed(space: u8, id: &[u8]) -> Vec<u8> {
-    [&[space], id].concat()
-}
-
-/// The key of something with a name: the name's hash, since long keys would make the store write unsynced files.
-fn named(space: u8, name: &str) -> Vec<u8> {
-    keyed(space, &Sha256::digest(name.as_bytes())[..16])
-}
-
-fn numbered(key: &[u8], chunk: u16) -> Vec<u8> {
-    [key, &chunk.to_be_bytes()].concat()
-}
-
-mod space {
-    pub(super) const OWNER: u8 = b'i';
-    pub(super) const OPEN_OR_DONE: u8 = b'r';
-    pub(super) const QUEUE: u8 = b'q';
-    pub(super) const ATTRIBUTE: u8 = b'a';
-    pub(super) const OBSERVATION: u8 = b'o';
-    pub(super) const QUARANTINE: u8 = b'c';
-    pub(super) const MARK: u8 = b'm';
-}
+/// Before the place of an event: the name of its attribute.
+const EVENT: &str = "agent.event/";
 
 /// The format of records that this program writes; it reads this one and every older one.
 const FORMAT: u8 = 1;

@@ -43,6 +43,7 @@ mod agent;
 pub mod config;
 mod driver;
 pub mod engine;
+mod hub;
 pub mod journal;
 pub mod link;
 pub mod store;
@@ -65,8 +66,9 @@ mod program;
 #[cfg(all(fuzzing, feature = "binary"))]
 pub use program::fuzzing;
 
-pub use agent::{Agent, BuildError, Builder, Device, ReplaceError, State};
-pub use config::{Broker, Config, Limits, Secret, Tls};
-pub use driver::RunError;
-pub use engine::{Misfit, Threshold};
+pub use agent::events::Events;
+pub use agent::{Agent, Attached, BuildError, Builder, Device, ReplaceError, State};
+pub use config::{Broker, Config, DropPolicy, EventLimits, Limits, Mqtt5, Protocol, Secret, Tls, Transport};
+pub use driver::{AttachError, MAX_ATTACHED, RunError};
+pub use engine::{EventCounters, Misfit, Threshold};
 pub use subscription::Subscription;

@@ -1,6 +1,7 @@
 //! The reference agent: one TOML file in, an exit code out. Everything a device does is the library's.
 
 mod assemble;
+mod attached;
 mod check;
 mod cli;
 mod config;

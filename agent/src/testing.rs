@@ -81,13 +81,7 @@ pub use crate::store::{CrashOutcome, MemoryDisk};
 pub fn config() -> Config {
     Config {
         identity: Identity::device("org001", "lamp", "lamp1").expect("the identity keeps the grammar"),
-        broker: Broker {
-            host: "memory".into(),
-            port: 1883,
-            tls: None,
-            keep_alive: Duration::from_secs(60),
-            durable_session: true,
-        },
+        broker: Broker::at("memory", 1883),
         token: None,
         lifetime: Duration::from_secs(3600),
         device_info: DeviceInfo { fw_version: Some("1.0.0".into()), ..DeviceInfo::default() },
@@ -110,6 +104,22 @@ pub fn start(
     start_on(platform, disk, machine, system.next_seed(), product, |_| {})
 }
 
+/// [`start`] for a gateway, `g:org001:gw:g7`: the devices that it speaks for are attached in `product`.
+///
+/// # Panics
+/// When the agent cannot be built.
+pub fn start_gateway(
+    platform: &Platform,
+    disk: &MemoryDisk,
+    system: &TestSystem,
+    product: impl FnOnce(Builder) -> Builder,
+) -> Running {
+    let identity = Identity::gateway("org001", "gw", "g7").expect("the identity keeps the grammar");
+    let machine = Arc::new(system.clone());
+    let config = Config { identity, ..config() };
+    start_as(config, platform, disk, machine, system.next_seed(), product, |_| {})
+}
+
 /// [`start`], on any machine and with something around the handlers.
 fn start_on(
     platform: &Platform,
@@ -119,21 +129,33 @@ fn start_on(
     product: impl FnOnce(Builder) -> Builder,
     prepare: impl FnOnce(&mut Table),
 ) -> Running {
-    let builder =
-        Agent::builder(config()).link(platform.link()).store(disk.clone()).system(system).seed(seed);
+    start_as(config(), platform, disk, system, seed, product, prepare)
+}
+
+fn start_as(
+    config: Config,
+    platform: &Platform,
+    disk: &MemoryDisk,
+    system: Arc<dyn System>,
+    seed: u64,
+    product: impl FnOnce(Builder) -> Builder,
+    prepare: impl FnOnce(&mut Table),
+) -> Running {
+    let builder = Agent::builder(config).link(platform.link()).store(disk.clone()).system(system).seed(seed);
     let mut agent = product(builder).build().expect("the agent can be built");
     prepare(agent.table_mut());
-    let device = agent.device();
+    let (device, attached) = (agent.device(), agent.all_attached());
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move { agent.run_until(stopped.cancelled()).await });
-    Running { device, stop, task }
+    Running { device, attached, stop, task }
 }
 
 /// An agent that runs.
 #[derive(Debug)]
 pub struct Running {
     device: Device,
+    attached: Vec<Device>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
 }
@@ -142,6 +164,12 @@ impl Running {
     /// The device as the product sees it.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// An attached device as the product sees it, where it was attached from the start.
+    pub fn attached(&self, type_id: &str, device_id: &str) -> Option<Device> {
+        let name = Some(format!("{type_id}/{device_id}"));
+        self.attached.iter().find(|device| device.attached_as() == name).cloned()
     }
 
     /// Ends the agent as `kill -9` does: nothing is finished, nothing is said.

@@ -8,12 +8,16 @@ mod harness;
 mod actions;
 #[path = "program/attributes.rs"]
 mod attributes;
+#[path = "program/commands.rs"]
+mod commands;
 #[path = "program/configuration.rs"]
 mod configuration;
 #[path = "program/downloads.rs"]
 mod downloads;
 #[path = "program/ends.rs"]
 mod ends;
+#[path = "program/events.rs"]
+mod events;
 #[path = "program/hostile.rs"]
 mod hostile;
 #[path = "program/log.rs"]

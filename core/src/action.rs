@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::command::Acknowledge;
 use crate::reply::{Refusal, Reply};
 use crate::topic::Route;
 
@@ -144,6 +145,8 @@ pub struct Policy {
     pub interrupted: Interrupted,
     /// See [`Action::ATTEMPTS`].
     pub attempts: u32,
+    /// See [`Command::ACKNOWLEDGE`](crate::Command::ACKNOWLEDGE); a request is always acknowledged once it is recorded.
+    pub acknowledge: Acknowledge,
 }
 
 impl Policy {
@@ -156,6 +159,7 @@ impl Policy {
             late: A::LATE,
             interrupted: A::INTERRUPTED,
             attempts: A::ATTEMPTS,
+            acknowledge: Acknowledge::Durable,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Phases};
+use crate::event::{Event, PublishError};
 use crate::reply::{Failure, Performed, Refusal, Reply};
 use crate::report::Report;
 use crate::req_id::ReqId;
@@ -165,6 +166,10 @@ pub trait Services: Send + Sync + 'static {
     async fn set_attributes(&self, changes: Vec<(String, Value)>) -> Result<(), Declined>;
     /// Queues a report durably.
     async fn report(&self, report: Report) -> Result<(), Declined>;
+    /// Publishes an event. An agent that has no events declines it.
+    async fn publish(&self, _event: Event) -> Result<(), PublishError> {
+        Err(Declined::Unsupported.into())
+    }
     /// Waits until the platform has answered manage of the present connection with 200; returns at once when it has.
     /// An agent that does not know never says so.
     async fn managed(&self) {
@@ -188,6 +193,15 @@ pub enum Declined {
     /// says which and why.
     #[error("a value does not fit its attribute")]
     Misfit,
+    /// As much is stored as may be, and what is stored has precedence.
+    #[error("as much is stored as may be")]
+    Full,
+    /// There is no connection that could take it, and it was not to be stored.
+    #[error("there is no connection, and it was not to be stored")]
+    NotConnected,
+    /// Whoever this device is connected to has no place for it.
+    #[error("the service that this device is connected to does not take it")]
+    Unsupported,
 }
 
 impl From<Declined> for Failure {
@@ -262,6 +276,11 @@ impl Context {
     /// Queues a report to the platform; on return it is durable.
     pub async fn report(&self, report: Report) -> Result<(), Declined> {
         self.parts.services.report(report).await
+    }
+
+    /// Publishes an event; on return it is durable, or, at QoS 0, handed to the connection.
+    pub async fn publish(&self, event: Event) -> Result<(), PublishError> {
+        self.parts.services.publish(event).await
     }
 
     /// Waits until the platform manages the device on the present connection (`docs/protocol.md` §6.1); returns at

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::topic::Subject;
+
 /// Longest organization, type or device identifier, in characters (`docs/protocol.md` §1.3).
 const MAX_NAME_CHARS: usize = 36;
 
@@ -98,6 +100,26 @@ impl Identity {
         })
     }
 
+    /// Whether this is the organization that anybody may use without registering: events at QoS 0 and nothing else.
+    pub fn is_quickstart(&self) -> bool {
+        self.org.as_str() == "quickstart"
+    }
+
+    /// A gateway's identity from its three parts.
+    pub fn gateway(org: &str, type_id: &str, device_id: &str) -> Result<Self, IdentityError> {
+        Ok(Self { kind: ClientKind::Gateway, ..Self::device(org, type_id, device_id)? })
+    }
+
+    /// How topics name this client itself: a device is left out of its own, a gateway is named (`docs/protocol.md` §3).
+    pub fn subject(&self) -> Subject {
+        match self.kind {
+            ClientKind::Device => Subject::Connected,
+            ClientKind::Gateway => {
+                Subject::Named { type_id: self.type_id.clone(), device_id: self.device_id.clone() }
+            }
+        }
+    }
+
     /// The MQTT client id, `d:org:type:id`. It may exceed 23 characters, which MQTT 3.1.1 permits a server to accept.
     pub fn client_id(&self) -> String {
         let kind = match self.kind {
@@ -169,6 +191,15 @@ mod tests {
     fn thirty_six_characters_are_allowed_and_thirty_seven_are_not() {
         assert!("a".repeat(36).parse::<Name>().is_ok());
         assert_eq!("a".repeat(37).parse::<Name>(), Err(NameError::TooLong { length: 37 }));
+    }
+
+    #[test]
+    fn letters_digits_dash_underscore_and_dot_are_allowed_and_nothing_else() {
+        let documented =
+            ('a'..='z').chain('A'..='Z').chain('0'..='9').chain("-_.".chars()).collect::<Vec<char>>();
+        for c in (0..=0x24f).filter_map(char::from_u32) {
+            assert_eq!(c.to_string().parse::<Name>().is_ok(), documented.contains(&c), "{c:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,9 @@
 //! ```
 //!
 //! * **The wire**: [`Topic`], [`Route`], [`Envelope`], [`Response`]: parsed once at the edge, built from one place.
+//! * **The prefix**: [`TopicPrefix`] is where a device's topics lie in a tree that many share.
 //! * **Actions**: [`Action`] names what the platform may ask; its reply *type* is the code it answers with.
+//! * **Commands**: [`Command`] names what applications may tell the device; [`OnCommand`] carries it out, unanswered.
 //! * **Handlers**: [`Handler`] carries an action out; [`Context`] is all it sees of the agent.
 //! * **The table**: [`Table`] is typed where handlers are registered and erased where requests are routed. It enforces
 //!   what the schemas of requests say, and prints them: as JSON Schema, and as [`ExtensionPackage`]s for the platform.
@@ -27,12 +29,15 @@
 
 mod action;
 mod actions;
+mod command;
 mod envelope;
+mod event;
 mod extension;
 mod handler;
 mod identity;
 mod location;
 mod model;
+mod prefix;
 mod reply;
 mod report;
 mod req_id;
@@ -47,12 +52,18 @@ pub use actions::{
     AttributeValue, Cancel, CancelRequest, DeviceUpdate, Download, FactoryReset, FieldName, Observe,
     ObserveReply, ObserveRequest, Reboot, Update, UpdateRequest,
 };
+pub use command::{
+    Acknowledge, Command, CommandMessage, Json, LONGEST_HANDLED, MAX_COMMAND_FILTERS, OnCommand, Payload,
+    Received,
+};
 pub use envelope::{Correlation, Envelope, MAX_PAYLOAD_BYTES, Unreadable};
+pub use event::{Event, EventError, EventTopic, PublishError, Qos, TopicLevel, TopicLevelError};
 pub use extension::{ExtensionAction, ExtensionPackage, ExtensionParameter, LocalText};
 pub use handler::{Bundle, Context, ContextParts, Declined, Handler, Recovery, Services};
 pub use identity::{ClientKind, Identity, IdentityError, Name, NameError};
 pub use location::{Location, LocationError};
 pub use model::{DeviceInfo, Firmware, FirmwareState, UnknownNumber, UpdateStatus, attribute};
+pub use prefix::{TopicPrefix, TopicPrefixError};
 pub use reply::{Accepted, Changed, Failure, Finished, Performed, Refusal, Reply, ReplyParts};
 pub use report::{LogEntry, Manage, Report, Severity, Supports, iso8601};
 pub use req_id::ReqId;

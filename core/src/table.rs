@@ -17,6 +17,7 @@ use crate::report::Supports;
 use crate::topic::{Route, is_custom_id};
 use crate::validate::Rules;
 
+mod command;
 mod print;
 
 /// The dispatch table: typed where handlers are registered, erased where requests are routed.
@@ -118,9 +119,10 @@ impl Table {
         Ok(())
     }
 
-    /// The handler of a route.
+    /// The handler of a route; of those that take a command, the one that is declared most specifically.
     pub fn handler(&self, route: &Route) -> Option<Arc<dyn Erased>> {
-        self.entries.get(route).map(|entry| entry.handler.clone())
+        let mut declared = route.declarations();
+        declared.find_map(|route| self.entries.get(&route)).map(|entry| entry.handler.clone())
     }
 
     /// The rules of every route.

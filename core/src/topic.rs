@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::command;
 use crate::identity::Name;
 
 /// Longest bundle or action id of a custom action, in characters (`docs/protocol.md` §5.6).
@@ -59,6 +60,13 @@ pub enum Route {
         /// The action in it, same grammar.
         action: Cow<'static, str>,
     },
+    /// A command of an application, below `iot-2/`. Where one is declared, `+` stands for any id or any format.
+    Command {
+        /// What is commanded.
+        id: Cow<'static, str>,
+        /// The format of the payload.
+        format: Cow<'static, str>,
+    },
     /// A topic the protocol does not have. It is a value, not an error: it is answered 404.
     Unknown(Box<str>),
 }
@@ -77,10 +85,11 @@ impl Route {
         Self::Custom { bundle: Cow::Borrowed(bundle), action: Cow::Borrowed(action) }
     }
 
-    /// Whether both ids of a custom action keep the grammar; true for every other route but `Unknown`.
+    /// Whether both ids of a custom action, or of a command, keep the grammar; true for every other route but `Unknown`.
     pub fn is_well_formed(&self) -> bool {
         match self {
             Self::Custom { bundle, action } => is_custom_id(bundle) && is_custom_id(action),
+            Self::Command { id, format } => command::is_declarable(id) && command::is_declarable(format),
             Self::Unknown(_) => false,
             _ => true,
         }
@@ -105,6 +114,7 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Custom { bundle, action } => write!(f, "{CUSTOM}{bundle}/{action}"),
+            Self::Command { id, format } => command::write_suffix(id, format, f),
             Self::Unknown(suffix) => f.write_str(suffix),
             fixed => {
                 let entry = FIXED_ROUTES.iter().find(|(_, route)| route == fixed);
@@ -149,12 +159,28 @@ impl fmt::Display for UpRoute {
 pub trait Direction: Sized + fmt::Display {
     /// The first level, with its slash.
     const ROOT: &'static str;
+    /// The first level of this route's topics: [`ROOT`](Self::ROOT), but for a command.
+    fn root(&self) -> &'static str {
+        Self::ROOT
+    }
+    /// The meaning of a suffix below the tree of applications; `None` where the direction has none there.
+    fn from_application_suffix(_suffix: &str) -> Option<Self> {
+        None
+    }
     /// The meaning of a suffix; `None` where the direction has no value for the unknown.
     fn from_suffix(suffix: &str) -> Option<Self>;
 }
 
 impl Direction for Route {
     const ROOT: &'static str = "iotdm-1/";
+
+    fn root(&self) -> &'static str {
+        if matches!(self, Self::Command { .. }) { APPLICATIONS } else { Self::ROOT }
+    }
+
+    fn from_application_suffix(suffix: &str) -> Option<Self> {
+        Self::command_from_suffix(suffix)
+    }
 
     fn from_suffix(suffix: &str) -> Option<Self> {
         Some(Self::from_suffix(suffix))
@@ -186,21 +212,24 @@ impl<R: Direction> Topic<R> {
 
     /// Parses a topic name; `None` when it is not one of this direction.
     pub fn parse(topic: &str) -> Option<Self> {
-        let rest = topic.strip_prefix(R::ROOT)?;
+        let (rest, meaning): (&str, fn(&str) -> Option<R>) = match topic.strip_prefix(APPLICATIONS) {
+            Some(rest) => (rest, R::from_application_suffix),
+            None => (topic.strip_prefix(R::ROOT)?, R::from_suffix),
+        };
         if let Some((subject, suffix)) = named_subject(rest) {
-            return Some(Self { subject, route: R::from_suffix(suffix)? });
+            return Some(Self { subject, route: meaning(suffix)? });
         }
-        Some(Self::own(R::from_suffix(rest)?))
+        Some(Self::own(meaning(rest)?))
     }
 }
 
 impl<R: Direction> fmt::Display for Topic<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", R::ROOT, self.subject, self.route)
+        write!(f, "{}{}{}", self.route.root(), self.subject, self.route)
     }
 }
 
-fn named_subject(rest: &str) -> Option<(Subject, &str)> {
+pub(crate) fn named_subject(rest: &str) -> Option<(Subject, &str)> {
     let (type_id, rest) = rest.strip_prefix("type/")?.split_once('/')?;
     let (device_id, suffix) = rest.strip_prefix("id/")?.split_once('/')?;
     let subject = Subject::Named { type_id: type_id.parse().ok()?, device_id: device_id.parse().ok()? };
@@ -221,6 +250,9 @@ pub(crate) const fn is_custom_id(id: &str) -> bool {
 }
 
 const CUSTOM: &str = "mgmt/custom/";
+
+/// The first level of what applications and devices exchange.
+const APPLICATIONS: &str = "iot-2/";
 
 const FIXED_ROUTES: [(&str, Route); 8] = [
     ("response", Route::Response),
@@ -307,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_topic_of_another_tree_is_none() {
-        for topic in ["iotdm-1", "iotdevice-1/response", "iot-2/cmd/x/fmt/json", "", "Iotdm-1/observe"] {
+        for topic in ["iotdm-1", "iotdevice-1/response", "iot-2/evt/x/fmt/json", "", "Iotdm-1/observe"] {
             assert_eq!(Topic::<Route>::parse(topic), None, "{topic}");
         }
         assert_eq!(Topic::<UpRoute>::parse("iotdevice-1/nonsense"), None);

@@ -227,7 +227,9 @@ impl CrashingConnection {
     fn received(&self, event: &LinkEvent) {
         match event {
             LinkEvent::Message { .. } => self.crash.reach(CrashPoint::MessageArrived),
-            LinkEvent::Published(_) => self.crash.reach(CrashPoint::PublishAcknowledged),
+            LinkEvent::Published(_) | LinkEvent::Refused(..) => {
+                self.crash.reach(CrashPoint::PublishAcknowledged)
+            }
             LinkEvent::Connected { .. } | LinkEvent::Subscribed { .. } | LinkEvent::Lost(..) => {}
         }
     }
@@ -245,8 +247,8 @@ impl Connection for CrashingConnection {
         self.connection.try_next().inspect(|event| self.received(event))
     }
 
-    fn subscribe(&mut self, filter: &str) {
-        self.connection.subscribe(filter);
+    fn subscribe(&mut self, filters: &[String]) {
+        self.connection.subscribe(filters);
     }
 
     fn acknowledge(&mut self, packet: u16) {
@@ -259,6 +261,10 @@ impl Connection for CrashingConnection {
         self.crash.reach(CrashPoint::BeforePublish);
         self.connection.publish(id, topic, payload);
         self.crash.reach_once_sent(CrashPoint::AfterPublish);
+    }
+
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.connection.publish_once(id, topic, payload);
     }
 
     fn disconnect(&mut self) {

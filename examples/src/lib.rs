@@ -45,13 +45,7 @@ impl Options {
     pub fn config(&self, type_id: &str, device_id: &str) -> Result<Config, IdentityError> {
         Ok(Config {
             identity: Identity::device("org001", type_id, device_id)?,
-            broker: Broker {
-                host: self.host.clone(),
-                port: self.port,
-                tls: None,
-                keep_alive: Duration::from_secs(60),
-                durable_session: true,
-            },
+            broker: Broker::at(&self.host, self.port),
             token: None,
             lifetime: Duration::from_secs(3600),
             device_info: DeviceInfo {

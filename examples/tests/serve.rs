@@ -138,6 +138,8 @@ async fn what_only_prints_ends_well() {
         (env!("CARGO_BIN_EXE_custom_action"), "400 d.colour: unknown variant `mauve`"),
         (env!("CARGO_BIN_EXE_firmware_download"), "the platform was told: downloaded"),
         (env!("CARGO_BIN_EXE_firmware_update"), "ended with exit status 1; rolled back"),
+        (env!("CARGO_BIN_EXE_events"), "4 wait, 2 were dropped at the bound."),
+        (env!("CARGO_BIN_EXE_gateway"), "platform takes the reboot of pump/p-2 for complete"),
         (env!("CARGO_BIN_EXE_product_log"), "The platform's log of this device: 0 entries"),
         (env!("CARGO_BIN_EXE_schemas"), "\"mgmt/custom/bench/echo\""),
         (env!("CARGO_BIN_EXE_scripts"), "dim: 400 \"percent: is out of range"),

@@ -5,7 +5,8 @@
 use arbitrary::Arbitrary;
 use iotdm_agent::engine::{Age, KeyHash, Moment};
 use iotdm_agent::journal::{
-    AnswerRecord, Class, DoneRequest, Journal, JournalError, OpenRequest, Queued, StageRecord, Write,
+    AnswerRecord, Class, DoneRequest, EventRecord, Journal, JournalError, OpenRequest, Queued, StageRecord,
+    Write,
 };
 use iotdm_agent::store::{Change, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemoryDisk, StoreSource};
 use iotdm_core::{LogEntry, Report, Severity};
@@ -63,6 +64,8 @@ enum Record<'a> {
     Unobserve(&'a str),
     Quarantine(bool),
     Mark(&'a str, u64, u64),
+    Event(u8, &'a str, &'a [u8], bool),
+    EventGone(u8),
     /// A body of several chunks.
     Long {
         key: u8,
@@ -107,8 +110,14 @@ fn made(records: &[Record<'_>]) {
     // The last of each stands.
     for (index, record) in writes.iter().enumerate() {
         let is_last = !writes[index + 1..].iter().any(|later| same_place(later, record));
-        let takes_away =
-            matches!(record, Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_));
+        let takes_away = matches!(
+            record,
+            Write::Forget(_)
+                | Write::Unqueue(_)
+                | Write::Unobserve(_)
+                | Write::Unset(_)
+                | Write::EventGone(_)
+        );
         if is_last && !takes_away {
             let text = format!("{record:?}");
             assert!(read.iter().any(|found| format!("{found:?}") == text), "lost: {text}");
@@ -131,6 +140,7 @@ fn place(write: &Write) -> (u8, Vec<u8>) {
         Write::Observe(name, _) | Write::Unobserve(name) => (3, name.as_bytes().to_vec()),
         Write::Quarantine(_) => (4, Vec::new()),
         Write::Mark(_) => (5, Vec::new()),
+        Write::Event(place, _) | Write::EventGone(place) => (6, place.to_be_bytes().to_vec()),
     }
 }
 
@@ -154,7 +164,7 @@ fn shown(writes: &[Write]) -> Vec<String> {
 }
 
 fn change(pair: &Pair<'_>) -> Change {
-    const SPACES: &[u8] = b"irqaocm?";
+    const SPACES: &[u8] = b"irqaocmd?";
     let mut key = vec![SPACES[usize::from(pair.space) % SPACES.len()]];
     match pair.id {
         Id::None => {}
@@ -205,6 +215,11 @@ fn write(record: &Record<'_>) -> Write {
         Record::Mark(boot, uptime_ms, wall_ms) => {
             Write::Mark(Moment { boot: boot.into(), uptime_ms, wall_ms })
         }
+        Record::Event(place, topic, payload, at_most_once) => {
+            let payload = payload.to_vec().into();
+            Write::Event(place.into(), Box::new(EventRecord { topic: topic.into(), payload, at_most_once }))
+        }
+        Record::EventGone(place) => Write::EventGone(place.into()),
         Record::Long { key, kibibytes } => {
             let text = "x".repeat(usize::from(kibibytes % 20) * 1024);
             Write::Open(KeyHash([key; 16]), Box::new(open("r", 1, 0, Some(raw(&text)))))

@@ -17,7 +17,8 @@
 //!   it to its delivery state; [`reboot`] has both under rules, and a reset that wipes declared paths.
 //! * **Firmware**: [`firmware`] fetches an image, verifies it and has it installed.
 //! * **Scripts**: [`Scripts`] lets the platform run programs of the operator's choice as custom actions, with
-//!   arguments that stand in the configuration, never in a request.
+//!   arguments that stand in the configuration, never in a request; [`CommandScript`] carries out a command of
+//!   applications so.
 //! * **Diagnostics**: [`Diagnostics`] sends error codes and log entries, merged and at a bounded rate, and lets the
 //!   platform have them cleared; [`LogUpload`](diagnostics::LogUpload) gives it the end of a log when it asks,
 //!   and [`SystemFacts`](diagnostics::SystemFacts) tells it of memory, disks, load and temperatures.
@@ -35,7 +36,7 @@ pub mod scripts;
 
 pub use diagnostics::Diagnostics;
 pub use reboot::Restarts;
-pub use scripts::{ScriptSpec, Scripts};
+pub use scripts::{CommandScript, ScriptSpec, Scripts};
 
 #[cfg(test)]
 mod fake;

@@ -14,11 +14,13 @@ use serde_json::{Map, Value, json};
 
 mod answer;
 mod arguments;
+mod command;
 mod package;
 mod parameters;
 mod progress;
 mod spec;
 
+pub use self::command::CommandScript;
 pub use self::parameters::{Misfit, Parameter, ParameterError, ParameterKind, Pattern, PatternError};
 pub use self::spec::{ScriptSpec, SpecError};
 

@@ -1,5 +1,6 @@
 //! The platform as a program sees it: connected, answering, asking.
 
+mod command;
 mod event;
 mod firmware;
 mod handle;

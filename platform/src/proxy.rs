@@ -1,4 +1,4 @@
-//! A loopback TCP proxy that does to a connection what networks do: cut it, delay it, swallow it.
+//! A loopback TCP proxy that does to a connection what networks do: cut it, delay it, slow it down, swallow it.
 //!
 //! It stands between a client and a [`Broker`](crate::broker::Broker) (or any server on loopback) and is controlled
 //! while it runs. It knows nothing of MQTT. Both its sockets have TCP_NODELAY, and its delays are tokio time, so that
@@ -88,6 +88,13 @@ impl FaultProxy {
         self.shared.lock().delay = delay;
     }
 
+    /// Carries what it reads from this moment on at most at so many bytes a second, in each direction of each connection;
+    /// zero: as fast as it comes. What waits is kept here, as in the deep buffers of a slow network, and delivered in
+    /// portions of 4 KiB: many small packets in a row would wait for a timer of the kernel.
+    pub fn slow(&self, bytes_per_second: u64) {
+        self.shared.lock().rate = bytes_per_second;
+    }
+
     /// Closes connections as soon as they are accepted, until switched off.
     pub fn refuse(&self, refuse: bool) {
         self.shared.lock().refuse = refuse;
@@ -130,6 +137,8 @@ struct Controls {
     up: Way,
     down: Way,
     delay: Duration,
+    /// Bytes a second; zero: no limit.
+    rate: u64,
     refuse: bool,
     accepted: u64,
 }
@@ -152,6 +161,10 @@ impl Shared {
 }
 
 impl Controls {
+    const fn pace(&self) -> (Duration, u64) {
+        (self.delay, self.rate)
+    }
+
     const fn way_mut(&mut self, direction: Direction) -> &mut Way {
         match direction {
             Direction::Up => &mut self.up,
@@ -250,6 +263,8 @@ async fn pump(
     let mut outlet = Outlet { to, direction, broken: false };
     let mut held: VecDeque<(Instant, Arrival)> = VecDeque::new();
     let mut held_bytes = 0;
+    // When the line has carried everything that was read.
+    let mut free_at = Instant::now();
     let mut reading = true;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -272,8 +287,19 @@ async fn pump(
         };
         reading = matches!(arrival, Arrival::Bytes(_));
         held_bytes += arrival.len();
-        held.push_back((Instant::now() + shared.lock().delay, arrival));
+        let (delay, rate) = shared.lock().pace();
+        free_at = free_at.max(Instant::now());
+        for piece in arrival.pieces(rate) {
+            free_at += takes(piece.len(), rate);
+            held.push_back((free_at + delay, piece));
+        }
     }
+}
+
+/// How long a line of this many bytes a second is busy with so many bytes.
+fn takes(bytes: usize, rate: u64) -> Duration {
+    let nanos = (bytes as u64).saturating_mul(1_000_000_000).checked_div(rate);
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// Waits for this moment, without a timer when it has come.
@@ -291,6 +317,16 @@ enum Arrival {
 }
 
 impl Arrival {
+    /// What is in front must not wait for all that was read with it.
+    fn pieces(self, rate: u64) -> Vec<Self> {
+        match self {
+            Self::Bytes(bytes) if rate > 0 => {
+                bytes.chunks(SLOW_PIECE_BYTES).map(|piece| Self::Bytes(piece.to_vec())).collect()
+            }
+            whole => vec![whole],
+        }
+    }
+
     const fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
@@ -335,6 +371,9 @@ impl Outlet {
 
 /// How much is read at a time; a payload of the largest size takes three turns.
 const CHUNK_BYTES: usize = 64 * 1_024;
+
+/// How much a slow line delivers at a time.
+const SLOW_PIECE_BYTES: usize = 4 * 1_024;
 
 /// What one direction of a connection holds back at most; past it the sender feels backpressure.
 const HELD_LIMIT_BYTES: usize = 16 * 1_024 * 1_024;

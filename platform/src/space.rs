@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use iotdm_core::{Direction, Identity, Name, NameError, Route, Subject, Topic, UpRoute};
+use iotdm_core::{
+    Direction, Identity, Name, NameError, Route, Subject, Topic, TopicPrefix, TopicPrefixError, UpRoute,
+};
 
 /// A device as the platform names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,53 +54,48 @@ impl FromStr for DeviceName {
 /// A topic that names its device (`type/T/id/D/`, as gateways send) always speaks for that device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
-    levels: Vec<Level>,
+    /// None for topics that begin the broker's tree.
+    prefix: Option<TopicPrefix>,
     /// Who speaks where neither prefix nor topic names a device.
     only: Option<DeviceName>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Level {
-    Text(String),
-    TypeId,
-    DeviceId,
+    /// Whether gateways speak at the root of the tree: the broker mounts devices alone.
+    root_gateways: bool,
 }
 
 /// Why a text is no topic space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpaceError {
-    /// Every prefix is a row of whole levels.
-    #[error("a topic prefix is empty or ends in `/`")]
-    NoSlash,
-    /// A wildcard, or a placeholder that is not a level of its own.
-    #[error("a level of a topic prefix is `{{type}}`, `{{id}}` or text without `+`, `#`, `{{` and `}}`")]
-    Level,
+    /// The text is no topic prefix.
+    #[error("the topic prefix {0}")]
+    Prefix(#[from] TopicPrefixError),
     /// Without both, two devices would share their topics.
-    #[error("the topic prefix needs the levels `{{type}}` and `{{id}}`, each once")]
-    Placeholders,
+    #[error("the topic prefix of several devices needs the levels `{{type}}` and `{{id}}`")]
+    Several,
+    /// There is nobody for them to name.
+    #[error("the topic prefix of one device has no placeholders")]
+    Single,
 }
 
 impl Space {
     /// Every device below `devices/TYPE/ID/`: the mount points of [`Broker`](crate::broker::Broker).
     #[must_use]
     pub fn mounted() -> Self {
-        let levels = vec![Level::Text("devices".into()), Level::TypeId, Level::DeviceId];
-        Self { levels, only: None }
+        let devices = Self::template(MOUNTED).expect("the template of mounts is one");
+        Self { root_gateways: true, ..devices }
     }
 
-    /// Every device below a prefix of its own, for brokers without mount points: `template` has the levels `{type}`
-    /// and `{id}`, such as `site-4/{type}/{id}/`.
+    /// Every device below a prefix of its own, for brokers without mount points: the template that the devices'
+    /// `broker.topic_prefix` has, with the levels `{type}` and `{id}`, such as `site-4/{type}/{id}/`.
     ///
     /// # Errors
     /// The template is not a row of levels with both placeholders.
     pub fn template(template: &str) -> Result<Self, SpaceError> {
-        let levels = levels(template)?;
-        let count = |wanted: &Level| levels.iter().filter(|level| *level == wanted).count();
-        if count(&Level::TypeId) != 1 || count(&Level::DeviceId) != 1 {
-            return Err(SpaceError::Placeholders);
+        let prefix: TopicPrefix = template.parse()?;
+        if !prefix.names_device() {
+            return Err(SpaceError::Several);
         }
-        Ok(Self { levels, only: None })
+        Ok(Self { prefix: Some(prefix), only: None, root_gateways: false })
     }
 
     /// One device, or one gateway with its devices, on a broker of its own: `prefix` is a fixed one, often empty.
@@ -106,28 +103,21 @@ impl Space {
     /// # Errors
     /// The prefix is not a row of levels without placeholders.
     pub fn single(prefix: &str, device: DeviceName) -> Result<Self, SpaceError> {
-        let levels = levels(prefix)?;
-        if levels.iter().any(|level| !matches!(level, Level::Text(_))) {
-            return Err(SpaceError::Placeholders);
+        let prefix: Option<TopicPrefix> = if prefix.is_empty() { None } else { Some(prefix.parse()?) };
+        if prefix.as_ref().is_some_and(TopicPrefix::names_device) {
+            return Err(SpaceError::Single);
         }
-        Ok(Self { levels, only: Some(device) })
+        Ok(Self { prefix, only: Some(device), root_gateways: false })
     }
 
     /// The filters that see everything devices send.
     pub(crate) fn filters(&self) -> Vec<String> {
-        let mut filter = String::new();
-        for level in &self.levels {
-            filter.push_str(match level {
-                Level::Text(text) => text,
-                Level::TypeId | Level::DeviceId => "+",
-            });
-            filter.push('/');
-        }
+        let mut filter = self.prefix.as_ref().map_or_else(String::new, TopicPrefix::filter);
         filter.push_str(UpRoute::ROOT);
         filter.push('#');
         let mut filters = vec![filter];
-        // A gateway has no mount of its own on such a broker: its devices are named in its topics.
-        if self.only.is_none() {
+        // Its devices are named in its topics.
+        if self.root_gateways {
             filters.push(format!("{}type/+/id/+/#", UpRoute::ROOT));
         }
         filters
@@ -137,7 +127,7 @@ impl Space {
     pub(crate) fn parse(&self, topic: &str) -> Option<Heard> {
         let (prefix, mounted, rest) = match self.split(topic) {
             Some((device, rest)) => (&topic[..topic.len() - rest.len()], device, rest),
-            None if self.only.is_none() => ("", None, topic),
+            None if self.root_gateways => ("", None, topic),
             None => return None,
         };
         let Topic { subject, route } = Topic::<UpRoute>::parse(rest)?;
@@ -152,15 +142,8 @@ impl Space {
 
     /// Where a device is reached that has not been heard yet.
     pub(crate) fn address(&self, device: &DeviceName) -> Address {
-        let mut prefix = String::new();
-        for level in &self.levels {
-            prefix.push_str(match level {
-                Level::Text(text) => text,
-                Level::TypeId => device.type_id.as_str(),
-                Level::DeviceId => device.device_id.as_str(),
-            });
-            prefix.push('/');
-        }
+        let of_device = |prefix: &TopicPrefix| prefix.of(&device.type_id, &device.device_id);
+        let prefix = self.prefix.as_ref().map_or_else(String::new, of_device);
         let subject = match &self.only {
             Some(only) if only != device => {
                 Subject::Named { type_id: device.type_id.clone(), device_id: device.device_id.clone() }
@@ -172,19 +155,9 @@ impl Space {
 
     /// Takes the prefix off; the device it names, where it does.
     fn split<'t>(&self, topic: &'t str) -> Option<(Option<DeviceName>, &'t str)> {
-        let (mut type_id, mut device_id, mut rest) = (None, None, topic);
-        for level in &self.levels {
-            let (text, after) = rest.split_once('/')?;
-            match level {
-                Level::Text(wanted) if wanted == text => {}
-                Level::Text(_) => return None,
-                Level::TypeId => type_id = Some(text.parse().ok()?),
-                Level::DeviceId => device_id = Some(text.parse().ok()?),
-            }
-            rest = after;
-        }
-        let device = type_id.zip(device_id).map(|(type_id, device_id)| DeviceName { type_id, device_id });
-        Some((device, rest))
+        let Some(prefix) = &self.prefix else { return Some((None, topic)) };
+        let (names, rest) = prefix.split(topic)?;
+        Some((names.map(|(type_id, device_id)| DeviceName { type_id, device_id }), rest))
     }
 }
 
@@ -204,30 +177,25 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// The full topic of a command.
+    pub(crate) fn command(&self, id: &str, format: &str) -> String {
+        let topic = Topic { subject: self.subject.clone(), route: Route::command(id, format) };
+        format!("{}{topic}", self.prefix)
+    }
+
     /// The full topic for a suffix of `docs/protocol.md` §3, or for any other text.
     pub(crate) fn topic(&self, suffix: &str) -> String {
         format!("{}{}{}{suffix}", self.prefix, Route::ROOT, self.subject)
     }
 }
 
-fn levels(prefix: &str) -> Result<Vec<Level>, SpaceError> {
-    if prefix.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(prefix) = prefix.strip_suffix('/') else { return Err(SpaceError::NoSlash) };
-    prefix
-        .split('/')
-        .map(|level| match level {
-            "{type}" => Ok(Level::TypeId),
-            "{id}" => Ok(Level::DeviceId),
-            text if text.contains(['+', '#', '{', '}', '\0']) => Err(SpaceError::Level),
-            text => Ok(Level::Text(text.into())),
-        })
-        .collect()
-}
+/// Where [`Broker`](crate::broker::Broker) mounts devices.
+const MOUNTED: &str = "devices/{type}/{id}/";
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn device(text: &str) -> DeviceName {
@@ -251,6 +219,17 @@ mod tests {
         assert_eq!(heard.address.topic("response"), "iotdm-1/type/pump/id/p-9/response");
     }
 
+    /// On a broker where many share the tree a gateway has a prefix like everybody, and nobody speaks outside of one.
+    #[test]
+    fn below_a_template_a_gateway_speaks_below_its_own_prefix() {
+        let space = Space::template("site/{type}/{id}/").unwrap();
+        let heard = space.parse("site/gateway/g-1/iotdevice-1/type/pump/id/p-9/notify").unwrap();
+        assert_eq!(heard.device, device("pump/p-9"));
+        assert_eq!(heard.address.topic("response"), "site/gateway/g-1/iotdm-1/type/pump/id/p-9/response");
+        assert_eq!(space.parse("iotdevice-1/type/pump/id/p-9/notify"), None);
+        assert_eq!(space.filters(), ["site/+/+/iotdevice-1/#"]);
+    }
+
     #[test]
     fn a_single_device_has_no_name_in_its_topics() {
         let space = Space::single("", device("lamp/1")).unwrap();
@@ -266,10 +245,32 @@ mod tests {
         let space = Space::template("site/{type}/x/{id}/").unwrap();
         assert_eq!(space.filters()[0], "site/+/x/+/iotdevice-1/#");
         assert_eq!(space.address(&device("a/b")).topic("t"), "site/a/x/b/iotdm-1/t");
-        assert_eq!(Space::template("site/{type}/"), Err(SpaceError::Placeholders));
-        assert_eq!(Space::template("site/{type}-{id}/"), Err(SpaceError::Level));
-        assert_eq!(Space::template("{type}/{id}"), Err(SpaceError::NoSlash));
-        assert_eq!(Space::template("+/{type}/{id}/"), Err(SpaceError::Level));
+        assert_eq!(Space::template("site/"), Err(SpaceError::Several));
+        let error = Space::template("site/{type}/").unwrap_err().to_string();
+        assert!(error.starts_with("the topic prefix has `{type}` 1 times and `{id}` 0 times"), "{error}");
+        assert_eq!(Space::single("{type}/{id}/", device("a/b")), Err(SpaceError::Single));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Both sides are given the same template; each reaches the other, and nobody else.
+        #[test]
+        fn what_a_device_publishes_and_listens_to_is_what_the_platform_hears_and_writes_to(
+            text in "[a-z0-9.]{1,8}",
+            own in "[A-Za-z0-9_.-]{1,36}/[A-Za-z0-9_.-]{1,36}",
+            route in prop::sample::select(vec!["notify", "mgmt/manage", "response"]),
+        ) {
+            for template in [format!("{text}/{{type}}/{{id}}/"), format!("{{id}}/{text}/{{type}}/x/")] {
+                let (space, lamp) = (Space::template(&template).unwrap(), device(&own));
+                let prefix: TopicPrefix = template.parse().unwrap();
+                let of_device = prefix.of(&lamp.type_id, &lamp.device_id);
+                let heard = space.parse(&format!("{of_device}iotdevice-1/{route}")).unwrap();
+                prop_assert_eq!((&heard.device, &heard.address), (&lamp, &space.address(&lamp)));
+                let request = heard.address.topic("observe");
+                prop_assert_eq!(request.strip_prefix(&of_device), Some("iotdm-1/observe"));
+            }
+        }
     }
 
     #[test]

@@ -23,7 +23,21 @@ pub struct Application {
     submitted: AtomicU64,
     acknowledgements: watch::Receiver<u64>,
     poller: JoinHandle<()>,
+    prefix: String,
     seen: Seen,
+}
+
+/// How an application reaches the broker, and its devices there.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    /// User name and password, where the broker wants them.
+    pub credentials: Option<(String, String)>,
+    /// What stands before the topics of the device that the application is for.
+    pub prefix: String,
+    /// Whether the broker keeps what devices publish while the application is away.
+    pub durable: bool,
 }
 
 /// What a device published.
@@ -50,8 +64,23 @@ impl Application {
     /// # Panics
     /// The broker does not take it.
     pub async fn connect(port: u16) -> Self {
+        Self::connect_to(Access { port, ..Access::default() }).await
+    }
+
+    /// Connects and subscribes to everything that devices publish below the prefix.
+    ///
+    /// # Panics
+    /// The broker does not take it.
+    pub async fn connect_to(access: Access) -> Self {
+        let Access { port, credentials, prefix, durable } = access;
         let mut options = MqttOptions::new("a:org001:application", "127.0.0.1", port);
-        options.set_inflight(WINDOW).set_max_packet_size(PACKET_LIMIT_BYTES, PACKET_LIMIT_BYTES);
+        if let Some((user, password)) = credentials {
+            options.set_credentials(user, password);
+        }
+        options
+            .set_clean_session(!durable)
+            .set_inflight(WINDOW)
+            .set_max_packet_size(PACKET_LIMIT_BYTES, PACKET_LIMIT_BYTES);
         let (client, mut event_loop) = AsyncClient::new(options, CHANNEL_LIMIT);
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
@@ -59,7 +88,13 @@ impl Application {
         let (sender, published) = mpsc::unbounded_channel();
         let (subscribed, subscriptions) = watch::channel(0);
         let (acknowledged, acknowledgements) = watch::channel(0);
-        let poller = Poller { client: client.clone(), published: sender, subscribed, acknowledged };
+        let poller = Poller {
+            client: client.clone(),
+            prefix: prefix.clone(),
+            published: sender,
+            subscribed,
+            acknowledged,
+        };
         let application = Self {
             client,
             published,
@@ -67,6 +102,7 @@ impl Application {
             submitted: AtomicU64::new(0),
             acknowledgements,
             poller: tokio::spawn(poller.run(event_loop)),
+            prefix,
             seen: Seen::default(),
         };
         application.subscribed(1).await;
@@ -93,6 +129,7 @@ impl Application {
     /// More messages wait than the test can have meant.
     pub fn publish(&self, topic: &str, payload: impl Into<Bytes>) {
         let payload: Bytes = payload.into();
+        let topic = format!("{}{topic}", self.prefix);
         let result = self.client.try_publish(topic, QoS::AtLeastOnce, false, payload);
         result.expect("fewer messages wait than the channel holds");
         self.submitted.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +220,7 @@ pub fn bench_request(req_id: &str, pad: &str) -> String {
 /// Polls and forwards.
 struct Poller {
     client: AsyncClient,
+    prefix: String,
     published: mpsc::UnboundedSender<Published>,
     subscribed: watch::Sender<u64>,
     acknowledged: watch::Sender<u64>,
@@ -193,14 +231,16 @@ impl Poller {
         loop {
             match event_loop.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    let result = self.client.try_subscribe("iotdevice-1/#", QoS::AtLeastOnce);
+                    let result =
+                        self.client.try_subscribe(format!("{}iotdevice-1/#", self.prefix), QoS::AtLeastOnce);
                     result.expect("fewer messages wait than the channel holds");
                 }
                 Ok(Event::Incoming(Packet::SubAck(_))) => self.subscribed.send_modify(|count| *count += 1),
                 Ok(Event::Incoming(Packet::PubAck(_))) => self.acknowledged.send_modify(|count| *count += 1),
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
                     let payload = serde_json::from_slice(&publish.payload).unwrap_or_default();
-                    let message = Published { topic: publish.topic, payload };
+                    let topic = publish.topic.strip_prefix(&self.prefix).unwrap_or(&publish.topic).into();
+                    let message = Published { topic, payload };
                     if self.published.send(message).is_err() {
                         return;
                     }

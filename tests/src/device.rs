@@ -1,11 +1,12 @@
 //! An agent in this process, with the handlers that `docs/vectors` speaks of, over a real connection and a real disk.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use iotdm_agent::testing::TestSystem;
-use iotdm_agent::{Agent, RunError};
+use iotdm_agent::{Agent, Config, Protocol, RunError};
 use iotdm_core::{
     BootId, ChildError, ChildExit, ChildOutput, ChildProcess, Performed, Restart, RestartError, System,
 };
@@ -26,7 +27,17 @@ pub struct Device {
     folder: TempDir,
     machine: Arc<Machine>,
     firmware: bool,
+    change: Change,
     running: Option<Running>,
+}
+
+/// What a test changes of the configuration.
+struct Change(Box<dyn Fn(&mut Config) + Send>);
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Change")
+    }
 }
 
 #[derive(Debug)]
@@ -45,13 +56,26 @@ impl Device {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let journal = folder.path().join("journal");
         let options = Options { host: "127.0.0.1".into(), port, journal, for_seconds: None };
-        Self { options, folder, machine: Arc::new(Machine::new()), firmware: true, running: None }
+        let (machine, change) = (Arc::new(Machine::new()), Change(Box::new(|_| ())));
+        Self { options, folder, machine, firmware: true, change, running: None }
+    }
+
+    /// With another configuration than the broker's port alone.
+    #[must_use]
+    pub fn configured(self, change: impl Fn(&mut Config) + Send + 'static) -> Self {
+        Self { change: Change(Box::new(change)), ..self }
     }
 
     /// Without a firmware handler.
     #[must_use]
     pub fn without_firmware(self) -> Self {
         Self { firmware: false, ..self }
+    }
+
+    /// With another version of MQTT than 3.1.1.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.configured(move |config| config.broker.protocol = protocol)
     }
 
     /// Its client id.
@@ -129,8 +153,23 @@ impl Device {
         self.start();
     }
 
-    fn config(&self) -> iotdm_agent::Config {
-        self.options.config("lamp", "lamp1").expect("the identity keeps the grammar")
+    /// Waits until its agent ends by itself, and says why it did.
+    ///
+    /// # Panics
+    /// It does not run, or goes on.
+    pub async fn ended(&mut self) -> Result<(), RunError> {
+        let running = self.running.take().expect("the test has started it");
+        within("end of the agent", running.task).await.expect("the agent does not panic")
+    }
+
+    /// How its agent is set up.
+    ///
+    /// # Panics
+    /// Never: the identity keeps the grammar.
+    pub fn config(&self) -> Config {
+        let mut config = self.options.config("lamp", "lamp1").expect("the identity keeps the grammar");
+        (self.change.0)(&mut config);
+        config
     }
 }
 

@@ -9,12 +9,14 @@
 //! * [`device`]: an agent in this process, on a machine that the test restarts.
 //! * [`lives`]: random lives of a device, and what must hold of them.
 //! * [`vectors`]: plays `docs/vectors`.
+//! * [`wire`]: the packets themselves, as they pass.
 
 pub mod application;
 pub mod device;
 pub mod lives;
 pub mod mosquitto;
 pub mod vectors;
+pub mod wire;
 
 use std::time::Duration;
 

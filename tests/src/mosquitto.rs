@@ -13,6 +13,7 @@ use tempfile::TempDir;
 pub struct Mosquitto {
     folder: TempDir,
     port: u16,
+    second: Option<u16>,
     process: Option<Child>,
 }
 
@@ -33,7 +34,23 @@ impl Mosquitto {
         Self::with_config("persistence true\nautosave_on_changes true\nautosave_interval 1\n")
     }
 
-    fn with_config(more: &str) -> Self {
+    /// Starts one that forgets everything when it ends, with another listener on [`second_port`](Self::second_port) that
+    /// has these options.
+    ///
+    /// # Panics
+    /// There is no mosquitto, or it does not start.
+    pub fn with_listener(options: &str) -> Self {
+        let second = free_port();
+        let mut mosquitto = Self::with_config(&format!("listener {second} 127.0.0.1\n{options}"));
+        mosquitto.second = Some(second);
+        mosquitto
+    }
+
+    /// Starts one with further lines of its configuration.
+    ///
+    /// # Panics
+    /// There is no mosquitto, or it does not start.
+    pub fn with_config(more: &str) -> Self {
         // Between finding the port free and listening on it, somebody else may take it.
         for _ in 0..START_ATTEMPTS {
             let folder = tempfile::tempdir().expect("the temporary folder can be written");
@@ -45,7 +62,7 @@ impl Mosquitto {
                  user root\nlog_dest stderr\nlog_type information\nlog_type error\npersistence_location {place}/\n{more}"
             );
             fs::write(folder.path().join(CONFIG), config).expect("the temporary folder can be written");
-            let mut mosquitto = Self { folder, port, process: None };
+            let mut mosquitto = Self { folder, port, second: None, process: None };
             if mosquitto.launch() {
                 return mosquitto;
             }
@@ -56,6 +73,14 @@ impl Mosquitto {
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens, too.
+    ///
+    /// # Panics
+    /// It was not started by [`with_listener`](Self::with_listener).
+    pub fn second_port(&self) -> u16 {
+        self.second.expect("there is a second listener")
     }
 
     /// Ends it as `kill -9` does; its port stays known.
@@ -124,7 +149,11 @@ impl Drop for Mosquitto {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody listens on at this moment.
+///
+/// # Panics
+/// There is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of 127.0.0.1 is free");
     listener.local_addr().expect("a bound socket has an address").port()
 }

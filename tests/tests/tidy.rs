@@ -70,7 +70,7 @@ fn runtime_store_and_client_are_named_only_where_they_belong() {
         if pure {
             absent.extend(["tokio", "std::fs", "std::net", "std::thread", "HashMap", "HashSet"]);
         }
-        if file.path.starts_with("agent/src/") && file.path != "agent/src/link/mqtt.rs" {
+        if file.path.starts_with("agent/src/") && !file.path.starts_with("agent/src/link/") {
             absent.push("rumqttc::");
         }
         if file.path.starts_with("agent/src/") && !file.path.starts_with("agent/src/store") {
@@ -248,7 +248,10 @@ fn every_cited_section_of_the_protocol_exists() {
 #[test]
 fn every_test_that_needs_mosquitto_is_where_it_is_run() {
     let mark = ["#[ignore = \"needs", " mosquitto\"]"].concat();
-    let stray = |file: &Text| file.path.ends_with(".rs") && !file.path.starts_with("tests/tests/mosquitto/");
+    let started = ["tests/tests/mosquitto/", "tests/tests/connect/", "tests/tests/brokers/"];
+    let stray = |file: &Text| {
+        file.path.ends_with(".rs") && !started.iter().any(|folder| file.path.starts_with(folder))
+    };
     let mut problems = Vec::new();
     for file in text_files().into_iter().filter(stray) {
         let marked = file.text.lines().enumerate().filter(|(_, line)| line.trim() == mark);
@@ -273,6 +276,28 @@ fn every_test_that_the_threats_name_exists() {
         let gone = named.iter().filter(|name| !tests.contains(**name));
         problems.extend(gone.map(|name| format!("docs/threats.md: there is no test {name}")));
     }
+    nothing(&problems);
+}
+
+/// The pages on connecting name the test of each line; one that was renamed is renamed there. A name of four words or more
+/// is a test's: no key has so many.
+#[test]
+fn every_test_that_a_page_on_connecting_names_exists() {
+    let tests = tests();
+    let pages = text_files().into_iter().filter(|file| file.path.starts_with("docs/connect/"));
+    let mut named = 0;
+    let mut problems = Vec::new();
+    for page in pages {
+        for name in quoted(&page.text).into_iter().filter_map(|text| text.rsplit("::").next()) {
+            let is_sentence =
+                name.split('_').count() > 3 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if is_sentence && !tests.contains(name) {
+                problems.push(format!("{}: there is no test {name}", page.path));
+            }
+            named += usize::from(is_sentence);
+        }
+    }
+    assert!(named > 100, "the pages name {named} tests");
     nothing(&problems);
 }
 

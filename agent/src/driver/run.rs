@@ -2,33 +2,36 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotdm_core::{Declined, Table};
+use iotdm_core::{Declined, Qos, Subject, Table};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::State;
-use crate::engine::{Announcement, Batch, Delivered, Delivery, Effect, Engine, Input, Now, Offer, Ticket};
-use crate::journal::{Journal, Write};
+use crate::engine::{Announcement, Delivered, Delivery, Effect, Engine, Input, Now, Ticket};
+use crate::hub::{Batch, Hub};
+use crate::journal::Journal;
 use crate::link::{Connection, LinkEvent};
 use crate::store::StoreError;
 
 use super::services::{Command, Replaced};
 use super::tasks::{TaskEvent, Tasks};
-use super::{Driver, Ending, RunError, Shutdown};
+use super::{Driver, Ending, Member, RunError, Shutdown, named};
 
 /// One life of an engine.
 pub(super) struct Run<'a> {
-    driver: &'a mut Driver,
+    pub(super) driver: &'a mut Driver,
     started: Instant,
-    journal: Journal,
-    engine: Engine,
+    pub(super) journal: Journal,
+    pub(super) hub: Hub,
     connection: Option<Box<dyn Connection>>,
     epoch: u64,
-    tasks: Tasks,
-    task_events: mpsc::UnboundedReceiver<TaskEvent>,
+    pub(super) tasks: Tasks,
+    task_events: mpsc::UnboundedReceiver<(Subject, TaskEvent)>,
+    /// The journal failed outside a batch.
+    pub(super) failed: Option<StoreError>,
     tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Declined>>>,
-    replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
+    pub(super) replacements: BTreeMap<Ticket, (Arc<Table>, Replaced)>,
     next_ticket: u64,
     ever_connected: bool,
     credentials_refused: bool,
@@ -37,14 +40,14 @@ pub(super) struct Run<'a> {
 /// What woke the driver.
 enum Wake {
     Link(LinkEvent),
-    Task(TaskEvent),
-    Command(Command),
+    Task((Subject, TaskEvent)),
+    Command((Subject, Command)),
     Timer,
     Shutdown,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(driver: &'a mut Driver, started: Instant, journal: Journal, engine: Engine) -> Self {
+    pub(super) fn new(driver: &'a mut Driver, started: Instant, journal: Journal, hub: Hub) -> Self {
         // Each task sends two events at the most, and the engine bounds the tasks.
         let (sender, task_events) = mpsc::unbounded_channel();
         let tasks = Tasks::new(driver.table.clone(), driver.system.clone(), driver.handle.clone(), sender);
@@ -52,11 +55,12 @@ impl<'a> Run<'a> {
             driver,
             started,
             journal,
-            engine,
+            hub,
             connection: None,
             epoch: 0,
             tasks,
             task_events,
+            failed: None,
             tickets: BTreeMap::new(),
             replacements: BTreeMap::new(),
             next_ticket: 0,
@@ -67,9 +71,11 @@ impl<'a> Run<'a> {
 
     pub(super) async fn go(mut self, shutdown: &mut Shutdown<'_>) -> Result<Ending, RunError> {
         let now = self.now();
-        self.engine.start(now);
-        let model = self.engine.model();
-        self.driver.handle.attributes.keep_only(|name| model.read(name).is_some());
+        self.hub.start(now);
+        for handle in self.driver.handles() {
+            handle.events.begin();
+        }
+        self.forget_attributes();
         loop {
             if let Err(reason) = self.perform_batches() {
                 return Ok(self.crash(reason).await);
@@ -87,7 +93,7 @@ impl<'a> Run<'a> {
 
     /// Waits for one thing to happen and hands it to the engine.
     async fn wait(&mut self, shutdown: &mut Shutdown<'_>) -> Wake {
-        let deadline = self.engine.poll_timeout().map(|at| self.started + at);
+        let deadline = self.hub.poll_timeout().map(|at| self.started + at);
         let wake = tokio::select! {
             biased;
             () = &mut *shutdown => Wake::Shutdown,
@@ -98,11 +104,11 @@ impl<'a> Run<'a> {
         };
         match wake {
             Wake::Link(event) => self.link_event(event),
-            Wake::Task(event) => self.task_event(event),
-            Wake::Command(command) => self.command(command),
+            Wake::Task((of, event)) => self.task_event(&of, event),
+            Wake::Command((of, command)) => self.command(&of, command),
             Wake::Timer => {
                 let now = self.now();
-                self.engine.handle_timeout(now);
+                self.hub.handle_timeout(now);
             }
             Wake::Shutdown => return Wake::Shutdown,
         }
@@ -114,10 +120,10 @@ impl<'a> Run<'a> {
         for _ in 0..INPUTS_PER_BATCH {
             if let Some(event) = self.connection.as_mut().and_then(|connection| connection.try_next()) {
                 self.link_event(event);
-            } else if let Ok(event) = self.task_events.try_recv() {
-                self.task_event(event);
-            } else if let Ok(command) = self.driver.commands.try_recv() {
-                self.command(command);
+            } else if let Ok((of, event)) = self.task_events.try_recv() {
+                self.task_event(&of, event);
+            } else if let Ok((of, command)) = self.driver.commands.try_recv() {
+                self.command(&of, command);
             } else {
                 return;
             }
@@ -128,29 +134,43 @@ impl<'a> Run<'a> {
         let input = match event {
             LinkEvent::Connected { session_present } => {
                 self.ever_connected = true;
+                if self.driver.settings.events_only {
+                    info!(
+                        "connected to {} as {}, for events alone",
+                        self.driver.broker, self.driver.identity
+                    );
+                }
                 Input::Connected { session_present }
             }
-            LinkEvent::Subscribed { granted } => {
+            LinkEvent::Subscribed { granted, refused } => {
                 if granted {
                     info!("connected to {} as {}", self.driver.broker, self.driver.identity);
                 }
+                for filter in refused.iter().filter_map(|place| self.driver.filters.get(*place)) {
+                    error!(
+                        "{} refused the subscription of {} to {filter}: check its permissions there",
+                        self.driver.broker, self.driver.identity
+                    );
+                }
                 Input::Subscribed { granted }
             }
-            LinkEvent::Message { packet, topic, payload, retained } => {
+            LinkEvent::Message { packet, topic, payload, retained, waited } => {
                 let delivery = packet.map(|packet| Delivery { epoch: self.epoch, packet });
-                Input::Delivered(Delivered { delivery, topic, payload, retained })
+                Input::Delivered(Delivered { delivery, topic, payload, retained, waited })
             }
             LinkEvent::Published(id) => Input::Acknowledged(id),
+            LinkEvent::Refused(id, reason) => Input::Refused(id, reason),
             LinkEvent::Lost(lost, reason) => {
                 self.connection = None;
                 warn!("no connection to {}: {reason}", self.driver.broker);
                 Input::Disconnected(lost)
             }
         };
-        self.input(input);
+        let now = self.now();
+        self.hub.link(now, input);
     }
 
-    fn task_event(&mut self, event: TaskEvent) {
+    fn task_event(&mut self, of: &Subject, event: TaskEvent) {
         let input = match event {
             TaskEvent::Decided(key, decision) => Input::Decided(key, decision),
             TaskEvent::Performed(key, result) => Input::Performed(key, result),
@@ -160,17 +180,29 @@ impl<'a> Run<'a> {
                 Input::Ended(key)
             }
         };
-        self.input(input);
+        self.input(of, input);
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, of: &Subject, command: Command) {
+        let Some(command) = self.command_about_devices(command) else { return };
+        if !self.hub.has(of) {
+            return Self::turn_away(command);
+        }
         let input = match command {
             Command::SetAttributes(changes, done) => Input::SetAttributes(changes, Some(self.ticket(done))),
             Command::Report(report, done) => Input::Report(report, Some(self.ticket(done))),
+            Command::Publish(event, done) => Input::Publish(event, Some(self.ticket(done))),
             Command::WantManaged(wanted) => Input::WantManaged(wanted),
-            Command::Replace(actions, done) => return self.replace(actions, done),
+            // Whoever waited may have gone.
+            Command::Counters(done) => {
+                let counters = self.hub.engine(of).map(Engine::counters).unwrap_or_default();
+                return done.send(counters).unwrap_or_default();
+            }
+            Command::Booted(boot, done) => Input::Booted(boot, Some(self.ticket(done))),
+            Command::Replace(actions, done) => return self.replace(of, actions, done),
+            Command::Attach(..) | Command::Detach(..) | Command::Forget(..) => return,
         };
-        self.input(input);
+        self.input(of, input);
     }
 
     fn ticket(&mut self, done: oneshot::Sender<Result<(), Declined>>) -> Ticket {
@@ -179,55 +211,35 @@ impl<'a> Run<'a> {
         ticket
     }
 
-    fn next_ticket(&mut self) -> Ticket {
+    pub(super) fn next_ticket(&mut self) -> Ticket {
         self.next_ticket += 1;
         Ticket(self.next_ticket)
     }
 
-    fn replace(&mut self, actions: Table, done: Replaced) {
-        let mut table = Table::clone(&self.driver.table);
-        if let Err(error) = table.replace(actions) {
-            // Whoever waited may have gone, here as below.
-            let _ = done.send(Err(error));
-            return;
-        }
-        let offer = offer(&table);
-        let ticket = self.next_ticket();
-        self.replacements.insert(ticket, (Arc::new(table), done));
-        self.input(Input::Replace(offer, ticket));
-    }
-
-    /// Tasks from here on, and the next engine, have the other handlers.
-    fn replaced(&mut self, ticket: Ticket) {
-        let Some((table, done)) = self.replacements.remove(&ticket) else { return };
-        let Offer { policies, supports } = offer(&table);
-        self.driver.settings.policies = policies;
-        self.driver.settings.manage.supports = supports;
-        self.driver.table = table.clone();
-        self.tasks.replace(table);
-        let _ = done.send(Ok(()));
-    }
-
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, of: &Subject, input: Input) {
         let now = self.now();
-        self.engine.handle(now, input);
+        self.hub.handle(now, of, input);
     }
 
-    fn perform_batches(&mut self) -> Result<(), StoreError> {
-        while let Some(Batch { writes, effects }) = self.engine.poll() {
+    pub(super) fn perform_batches(&mut self) -> Result<(), StoreError> {
+        if let Some(reason) = self.failed.take() {
+            return Err(reason);
+        }
+        while let Some(Batch { writes, effects }) = self.hub.poll() {
             self.commit(&writes)?;
-            for effect in effects {
-                self.perform(effect);
+            for (of, effect) in effects {
+                self.perform(&of, effect);
+            }
+        }
+        for handle in self.driver.handles() {
+            if let Some(engine) = self.hub.engine(handle.subject()) {
+                handle.events.tell(engine.events());
             }
         }
         Ok(())
     }
 
-    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if writes.is_empty() { Ok(()) } else { self.journal.commit(writes) }
-    }
-
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, of: &Subject, effect: Effect) {
         match effect {
             Effect::Connect { epoch } => {
                 self.epoch = epoch;
@@ -235,7 +247,7 @@ impl<'a> Run<'a> {
             }
             Effect::Subscribe => {
                 if let Some(connection) = &mut self.connection {
-                    connection.subscribe(&self.driver.filter);
+                    connection.subscribe(&self.driver.filters);
                 }
             }
             Effect::Disconnect => self.connection = None,
@@ -252,13 +264,29 @@ impl<'a> Run<'a> {
                     connection.publish(id, topic, payload);
                 }
             }
-            Effect::Start(task) => self.tasks.start(task),
+            Effect::PublishEvent { id, topic, payload, qos } => {
+                if let Some(connection) = &mut self.connection {
+                    match qos {
+                        Qos::AtMostOnce => connection.publish_once(id, topic, payload),
+                        Qos::AtLeastOnce => connection.publish(id, topic, payload),
+                    }
+                }
+            }
+            Effect::Start(task) => match self.driver.attached.get(of) {
+                Some(Member { table, system, handle, .. }) => {
+                    self.tasks.start_with(task, table, system.clone(), handle.clone());
+                }
+                None => self.tasks.start(task),
+            },
             Effect::Cancel(key) => self.tasks.cancel(key),
-            Effect::Attributes(changes) => self.driver.handle.attributes.apply(changes),
+            Effect::Attributes(changes) => {
+                let attached = self.driver.attached.get(of).map(|member| &member.handle);
+                attached.unwrap_or(&self.driver.handle).attributes.apply(changes);
+            }
             Effect::Confirm(ticket) => self.tell(ticket, Ok(())),
             Effect::Decline(ticket, declined) => self.tell(ticket, Err(declined)),
-            Effect::Replaced(ticket) => self.replaced(ticket),
-            Effect::Announce(announcement) => self.announce(announcement),
+            Effect::Replaced(ticket) => self.replaced(of, ticket),
+            Effect::Announce(announcement) => self.announce(of, announcement),
         }
     }
 
@@ -269,10 +297,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn announce(&mut self, announcement: Announcement) {
+    fn announce(&mut self, of: &Subject, announcement: Announcement) {
+        let attached = self.driver.attached.get(of);
         let state = match announcement {
             Announcement::Managed => {
-                info!("managed as {} at {}", self.driver.identity, self.driver.broker);
+                match attached {
+                    None => info!("managed as {} at {}", self.driver.identity, self.driver.broker),
+                    Some(_) => info!(device = %named(of), "managed at {}", self.driver.broker),
+                }
                 State::Managed
             }
             Announcement::Unmanaged => State::Unmanaged,
@@ -281,8 +313,16 @@ impl<'a> Run<'a> {
                 self.credentials_refused = true;
                 State::Disconnected
             }
+            Announcement::Contested => {
+                error!(
+                    "{} closes each connection soon after the subscription: is there another client with the id {}, or \
+                     may this one not publish there? The pauses between attempts become longer",
+                    self.driver.broker, self.driver.identity
+                );
+                State::Disconnected
+            }
         };
-        self.driver.state.send_replace(state);
+        attached.map_or(&self.driver.state, |member| &member.state).send_replace(state);
     }
 
     async fn crash(mut self, reason: StoreError) -> Ending {
@@ -295,20 +335,21 @@ impl<'a> Run<'a> {
     async fn stop(mut self) -> Ending {
         let grace = self.driver.settings.limits.shutdown_grace;
         let deadline = Instant::now() + grace;
-        self.input(Input::Stop);
+        let now = self.now();
+        self.hub.stop(now);
         info!("stopping; running work has {grace:?}");
         let mut elapsed: Shutdown<'_> = Box::pin(sleep_until(deadline));
         loop {
             if let Err(reason) = self.perform_batches() {
                 return self.crash(reason).await;
             }
-            if self.engine.is_quiet() || matches!(self.wait(&mut elapsed).await, Wake::Shutdown) {
+            if self.hub.is_quiet() || matches!(self.wait(&mut elapsed).await, Wake::Shutdown) {
                 break;
             }
             self.take_what_is_there();
         }
         self.tasks.end_all().await;
-        let rest = self.engine.poll_rest();
+        let rest = self.hub.poll_rest();
         if let Err(reason) = self.commit(&rest) {
             error!("the last commit failed: {reason}");
         }
@@ -323,23 +364,15 @@ impl<'a> Run<'a> {
         if timeout(GOODBYE_WITHIN, lost).await.is_err() {
             debug!("the broker did not take the goodbye in time");
         }
-        self.driver.state.send_replace(State::Disconnected);
+        self.driver.disconnected();
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now {
             monotonic: self.started.elapsed(),
             uptime: self.driver.system.uptime(),
             wall: self.driver.system.wall_clock(),
         }
-    }
-}
-
-/// What the engine is told of a table.
-fn offer(table: &Table) -> Offer {
-    Offer {
-        policies: table.policies().map(|(route, policy)| (route.clone(), *policy)).collect(),
-        supports: table.supports(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use iotdm_core::{
-    Context, ContextParts, Decision, Erased, Failure, Performed, Recovery, Refusal, ReqId, Route, System,
-    Table,
+    Context, ContextParts, Decision, Erased, Failure, Performed, Recovery, Refusal, ReqId, Route, Subject,
+    System, Table,
 };
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, Span, info_span, warn};
 
 use crate::engine::{KeyHash, Task, TaskMoment};
 
@@ -39,13 +39,14 @@ pub(super) struct Tasks {
     table: Arc<Table>,
     system: Arc<dyn System>,
     handle: Handle,
-    events: mpsc::UnboundedSender<TaskEvent>,
+    events: mpsc::UnboundedSender<(Subject, TaskEvent)>,
     running: BTreeMap<KeyHash, Running>,
     all: TaskTracker,
 }
 
 /// The two ways to end a task.
 struct Running {
+    of: Subject,
     cancellation: CancellationToken,
     abort: AbortHandle,
 }
@@ -65,7 +66,7 @@ impl Tasks {
         table: Arc<Table>,
         system: Arc<dyn System>,
         handle: Handle,
-        events: mpsc::UnboundedSender<TaskEvent>,
+        events: mpsc::UnboundedSender<(Subject, TaskEvent)>,
     ) -> Self {
         Self { table, system, handle, events, running: BTreeMap::new(), all: TaskTracker::new() }
     }
@@ -75,7 +76,14 @@ impl Tasks {
         self.table = table;
     }
 
+    /// Starts a task of the agent's own device.
     pub(super) fn start(&mut self, task: Task) {
+        let (table, system, handle) = (self.table.clone(), self.system.clone(), self.handle.clone());
+        self.start_with(task, &table, system, handle);
+    }
+
+    /// Starts a task of any device.
+    pub(super) fn start_with(&mut self, task: Task, table: &Table, system: Arc<dyn System>, handle: Handle) {
         let cancellation = CancellationToken::new();
         let (key, cancelled) = (task.key, cancellation.clone());
         let blocking = TaskTracker::new();
@@ -86,12 +94,14 @@ impl Tasks {
             deadline: Instant::now() + task.budget,
             rebooted: task.rebooted,
             cancellation: cancellation.clone(),
-            system: self.system.clone(),
-            services: Arc::new(TaskServices { handle: self.handle.clone(), blocking: blocking.clone() }),
+            system,
+            services: Arc::new(TaskServices { handle, blocking: blocking.clone() }),
         });
-        let handler = self.table.handler(&task.route).expect("the engine starts only what the table has");
+        let handler = table.handler(&task.route).expect("the engine starts only what the table has");
         let events = self.events.clone();
-        let span = info_span!("request", reqId = %task.req_id, action = %task.route, attempt = task.attempt);
+        let span = request_span(&task);
+        let subject = task.subject.clone();
+        let of = subject.clone();
         let run = async move {
             let key = task.key;
             let ended = async {
@@ -116,14 +126,14 @@ impl Tasks {
                 None
             });
             // The driver may have ended with the engine that asked.
-            let _ = event.map(|event| events.send(event));
+            let _ = event.map(|event| events.send((of.clone(), event)));
             drop(cx);
             blocking.close();
             blocking.wait().await;
-            let _ = events.send(TaskEvent::Ended(key));
+            let _ = events.send((of, TaskEvent::Ended(key)));
         };
         let abort = self.all.spawn(run.instrument(span)).abort_handle();
-        self.running.insert(key, Running { cancellation: cancelled, abort });
+        self.running.insert(key, Running { of: subject, cancellation: cancelled, abort });
     }
 
     /// Tells a task to stop; a little later its future is dropped.
@@ -131,6 +141,18 @@ impl Tasks {
         if let Some(task) = self.running.get(&key) {
             task.cancellation.cancel();
         }
+    }
+
+    /// Tells every task of a device to stop.
+    pub(super) fn cancel_all_of(&mut self, of: &Subject) {
+        for task in self.running.values().filter(|task| task.of == *of) {
+            task.cancellation.cancel();
+        }
+    }
+
+    /// Whether a task of this device has not ended.
+    pub(super) fn has_any_of(&self, of: &Subject) -> bool {
+        self.running.values().any(|task| task.of == *of)
     }
 
     pub(super) fn ended(&mut self, key: KeyHash) {
@@ -147,6 +169,16 @@ impl Tasks {
             warn!(tasks = self.all.len(), "waiting for handlers that do not look at their cancellation");
         }
     }
+}
+
+/// What a request's log lines have in common. A device that is alone on its connection needs no name.
+fn request_span(task: &Task) -> Span {
+    let device = match &task.subject {
+        Subject::Connected => None,
+        Subject::Named { type_id, device_id } => Some(format!("{type_id}/{device_id}")),
+    };
+    let device = device.map(tracing::field::display);
+    info_span!("request", device, reqId = %task.req_id, action = %task.route, attempt = task.attempt)
 }
 
 async fn run(handler: &dyn Erased, cx: &Context, task: &Task) -> TaskEvent {

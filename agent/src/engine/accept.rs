@@ -13,9 +13,9 @@ use crate::journal::Class;
 use super::Engine;
 use super::answers::{Answer, Body};
 use super::event::{Delivered, Effect, Lost, Timer};
-use super::key::{Fingerprint, KeyHash};
+use super::key::{Fingerprint, KeyHash, digest};
 use super::request::{LANE_WAIT, Request, Stage, takes_lane};
-use super::time::{Age, Moment, millis};
+use super::time::{Age, Moment};
 
 impl Engine {
     pub(super) fn delivered(&mut self, delivered: Delivered) {
@@ -25,7 +25,10 @@ impl Engine {
             return;
         }
         self.session.heard(self.now.monotonic);
-        let arrived = Moment::at(self.now, &self.settings.boot);
+        if self.has(&delivered) {
+            return;
+        }
+        let arrived = Moment::at(self.now, self.settings.clock());
         // While the outbox is full nothing is accepted, so that the broker's window closes; order is kept.
         if !self.deferred.is_empty() || self.outbox_is_full() {
             if self.deferred.len() >= MAX_DEFERRED || !self.may_defer(&delivered) {
@@ -70,25 +73,44 @@ impl Engine {
     }
 
     fn accept(&mut self, arrived: Moment, delivered: Delivered) {
+        if self.withheld.is_full() {
+            self.note("more is unacknowledged than can be", "the connection is ended");
+            self.effect(Effect::Disconnect);
+            return self.disconnected(Lost::Other);
+        }
         let delivery = delivered.delivery;
-        self.take(arrived, delivered);
+        let topic = Topic::<Route>::parse(&delivered.topic);
+        let is_command = matches!(topic, Some(Topic { route: Route::Command { .. }, .. }));
+        let content = match is_command || !self.withheld.is_empty() {
+            true => digest(&[delivered.topic.as_bytes(), &delivered.payload]),
+            false => [0; 16],
+        };
+        let waits_for = match topic {
+            Some(Topic { subject, route: route @ Route::Command { .. } }) => {
+                self.take_command(arrived, route, subject, &delivered)
+            }
+            topic => {
+                self.take(arrived, topic, delivered);
+                None
+            }
+        };
         // Everything that was delivered is acknowledged, in order, once the batch is durable: what is not kept would
         // otherwise come back for ever.
         if let Some(delivery) = delivery {
-            self.effect(Effect::Acknowledge(delivery));
+            self.acknowledge(delivery, content, is_command, waits_for);
         }
     }
 
-    fn take(&mut self, arrived: Moment, delivered: Delivered) {
-        let Some(Topic { subject, route }) = Topic::<Route>::parse(&delivered.topic) else {
-            return self.note("message on a foreign topic", "it is dropped");
+    fn take(&mut self, arrived: Moment, topic: Option<Topic<Route>>, delivered: Delivered) {
+        let Some(Topic { subject, route }) = topic else {
+            return self.foreign(&delivered);
         };
         let envelope = match Envelope::parse(&delivered.payload) {
             Ok(envelope) => envelope,
             Err(error) => return self.note("unreadable payload", &error.to_string()),
         };
         if route == Route::Response {
-            if !delivered.retained && subject == Subject::Connected {
+            if !delivered.retained && subject == self.settings.subject {
                 self.platform_answered(&envelope);
             }
             return;
@@ -102,6 +124,7 @@ impl Engine {
                 self.pass(subject, &raw, Fingerprint::of(&route, envelope.d.as_deref()), &refusal);
             }
             Correlation::Id(req_id) => {
+                let arrived = (arrived, self.age_on_arrival(delivered.waited));
                 self.take_request(
                     subject,
                     route,
@@ -121,7 +144,7 @@ impl Engine {
         d: Option<&RawValue>,
         retained: bool,
     ) {
-        if *route != Route::DeviceUpdate || *subject != Subject::Connected || retained {
+        if *route != Route::DeviceUpdate || *subject != self.settings.subject || retained {
             return self.note("request without a reqId", &format!("{route} is dropped"));
         }
         if let Err(refusal) = self.device_update(d) {
@@ -129,14 +152,15 @@ impl Engine {
         }
     }
 
-    /// `arrived` is absent for a retained message, which was not sent to be carried out when it came.
+    /// When it arrived, and how old it may have been then. Absent for a retained message, which was not sent to be carried
+    /// out when it came.
     fn take_request(
         &mut self,
         subject: Subject,
         route: Route,
         req_id: ReqId,
         d: Option<Box<RawValue>>,
-        arrived: Option<Moment>,
+        arrived: Option<(Moment, Age)>,
     ) {
         let key = KeyHash::of_request(&subject, &req_id);
         let fingerprint = Fingerprint::of(&route, d.as_deref());
@@ -156,11 +180,18 @@ impl Engine {
             }
             None => {}
         }
-        let Some(arrived) = arrived else {
+        let Some((arrived, age)) = arrived else {
             let refusal = Refusal::bad_request("a retained request is never carried out");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
         };
-        let known = subject == Subject::Connected && !matches!(route, Route::Unknown(_));
+        if let Subject::Named { type_id, device_id } = &subject
+            && subject != self.settings.subject
+        {
+            let refusal =
+                Refusal::not_found(format!("{type_id}/{device_id} is not attached to this connection"));
+            return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
+        }
+        let known = subject == self.settings.subject && !matches!(route, Route::Unknown(_));
         if !known {
             let refusal = Refusal::not_found("this device does not know the topic");
             return self.pass(subject, &req_id.to_raw(), fingerprint, &refusal);
@@ -174,8 +205,9 @@ impl Engine {
             sequence: self.sequence(),
             attempt: 1,
             arrived,
-            age: self.age_on_arrival(),
+            age,
             works: false,
+            handled: None,
             stage: Stage::Queued,
         };
         match request.route {
@@ -184,8 +216,8 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, key: KeyHash, request: Request) {
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+    pub(super) fn admit(&mut self, key: KeyHash, request: Request) {
+        let Some(policy) = self.policy(&request.route) else {
             let refusal = Refusal::unsupported("this device does not offer that action");
             return self.pass(request.subject, &request.req_id.to_raw(), request.fingerprint, &refusal);
         };
@@ -248,6 +280,9 @@ impl Engine {
         refusal: &Refusal,
         d: Option<&RawValue>,
     ) {
+        if request.is_command() {
+            return self.drop_command(request, refusal);
+        }
         let class = if refusal.rc() == Code::CONFLICT { Class::Refused } else { Class::Passing };
         if let Some(held_back) = self.noise.count("refused", self.now.monotonic) {
             warn!(reqId = %request.req_id, action = %request.route, held_back, "refused: {refusal}");
@@ -279,17 +314,6 @@ impl Engine {
         if !taken {
             self.note("response to a request that is not waiting", "it is dropped");
         }
-    }
-
-    /// How old a request that arrives at this moment may be.
-    fn age_on_arrival(&self) -> Age {
-        if self.session.fence_is_lifted() {
-            return Age::AtMostMs(0);
-        }
-        let unnoticed = Age::AtMostMs(millis(self.settings.unnoticed));
-        self.mark
-            .as_ref()
-            .map_or(Age::Unknown, |mark| mark.age(self.now, &self.settings.boot).plus(unnoticed))
     }
 
     pub(super) fn sequence(&mut self) -> u64 {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use iotdm_core::{
     Cancel, Code, Declined, DeviceUpdate, FieldName, Location, MAX_PAYLOAD_BYTES, Observe, Refusal, ReqId,
-    Response, Route, Subject, Table, attribute,
+    Response, Route, Table, attribute,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -160,7 +160,7 @@ impl Engine {
     }
 
     fn firmware_is_busy(&self) -> bool {
-        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        let holder = self.lanes.get(&self.settings.subject).and_then(|lane| lane.holder);
         holder
             .and_then(|key| self.requests.get(&key))
             .is_some_and(|request| matches!(request.route, Route::FirmwareDownload | Route::FirmwareUpdate))

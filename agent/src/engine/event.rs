@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iotdm_core::{
-    Decision, Declined, Failure, Performed, Policy, Recovery, Report, ReqId, Route, Subject, Supports,
+    BootId, Decision, Declined, Event, Failure, Performed, Policy, Qos, Recovery, Report, ReqId, Route,
+    Subject, Supports,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -28,8 +29,10 @@ pub enum Input {
     Disconnected(Lost),
     /// A message arrived.
     Delivered(Delivered),
-    /// The broker acknowledged a publish.
+    /// The broker acknowledged a publish; one at QoS 0 was written to the connection.
     Acknowledged(PublishId),
+    /// The broker refused a publish, in the words of its reason. Only MQTT 5 has that.
+    Refused(PublishId, String),
     /// [`Handler::handle`](iotdm_core::Handler::handle) returned, panicked included.
     Decided(KeyHash, Decision),
     /// [`Handler::after_ack`](iotdm_core::Handler::after_ack) returned.
@@ -42,10 +45,14 @@ pub enum Input {
     SetAttributes(Vec<(String, Value)>, Option<Ticket>),
     /// The product reports something.
     Report(Report, Option<Ticket>),
+    /// The product publishes an event.
+    Publish(Event, Option<Ticket>),
     /// The product wants the device to be managed, as it is at first, or no longer.
     WantManaged(bool),
     /// The device offers other actions from here on.
     Replace(Offer, Ticket),
+    /// The device was restarted beside the agent: which boot of it this is. Of an attached device only.
+    Booted(BootId, Option<Ticket>),
     /// The agent is to stop: nothing new starts.
     Stop,
 }
@@ -64,7 +71,11 @@ pub struct Offer {
 pub enum Lost {
     /// The broker refused the credentials.
     Credentials,
-    /// The network, the broker, or we ended it.
+    /// The broker refused the subscription.
+    Subscription,
+    /// The broker closed it and did not say why: so MQTT 3.1.1 tells of another client with the same client id.
+    Closed,
+    /// The network, or we ended it.
     Other,
 }
 
@@ -79,6 +90,9 @@ pub struct Delivered {
     pub payload: Bytes,
     /// Whether the broker had it stored, rather than routed it.
     pub retained: bool,
+    /// How long the broker says that it has kept it, in whole seconds; none where it does not count that. See
+    /// [`Mqtt5::request_expiry`](crate::config::Mqtt5::request_expiry).
+    pub waited: Option<Duration>,
 }
 
 /// A delivery to acknowledge. It dies with its connection: on the next one its number may be another message's.
@@ -106,7 +120,7 @@ pub enum Effect {
         /// Its number; deliveries carry it.
         epoch: u64,
     },
-    /// Subscribe to this device's requests at QoS 1.
+    /// Subscribe to this device's requests and commands at QoS 1.
     Subscribe,
     /// End the connection with DISCONNECT.
     Disconnect,
@@ -120,6 +134,17 @@ pub enum Effect {
         topic: String,
         /// The bytes.
         payload: Bytes,
+    },
+    /// Publish an event at this QoS, not retained.
+    PublishEvent {
+        /// Comes back in [`Input::Acknowledged`].
+        id: PublishId,
+        /// The topic.
+        topic: String,
+        /// The bytes.
+        payload: Bytes,
+        /// How often it arrives.
+        qos: Qos,
     },
     /// Start a task.
     Start(Task),
@@ -148,6 +173,9 @@ pub enum Announcement {
     Disconnected,
     /// The broker refused the credentials.
     CredentialsRefused,
+    /// The broker closed several connections in a row soon after the subscription: another client with the same client
+    /// id, or something that this client may not do there.
+    Contested,
 }
 
 /// A handler's work.
@@ -203,7 +231,7 @@ pub(super) enum Timer {
     Manage,
     /// When to look whether the fence can be lifted without an answer to manage.
     Fence,
-    /// When to send an own request again.
+    /// When to send an own request again, or an answer that the broker refused.
     Report(u64),
     /// When to give up a connection on which nothing more can be sent.
     Window,
@@ -211,4 +239,8 @@ pub(super) enum Timer {
     Mark,
     /// When to look again whether an observed attribute is to be notified.
     Notify(String),
+    /// When events that may have cost connections are sent again.
+    Events,
+    /// When to give up a connection on which no event is acknowledged.
+    EventsStuck,
 }

@@ -18,6 +18,9 @@ use super::request::{LANE_WAIT, Request, Stage, restarts};
 
 impl Engine {
     pub(super) fn finish_refused(&mut self, key: KeyHash, class: Class, refusal: &Refusal) {
+        if self.requests.get(&key).is_some_and(Request::is_command) {
+            return self.end_command(key, Some((class, refusal)));
+        }
         let may_tell = self.may_tell("refused by its handler");
         let Some(request) = self.requests.get(&key) else { return };
         if let Some(held_back) = may_tell {
@@ -29,6 +32,9 @@ impl Engine {
     }
 
     pub(super) fn finish(&mut self, key: KeyHash, class: Class, response: Bytes) {
+        if self.requests.get(&key).is_some_and(Request::is_command) {
+            return self.end_command(key, None);
+        }
         let Some(request) = self.forget_open(key) else { return };
         self.tell("answered", &request.req_id, &request.route);
         self.keep(key, &request, class, Body::Stored(Vec::from(response).into()));
@@ -58,7 +64,7 @@ impl Engine {
         }
     }
 
-    fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
+    pub(super) fn forget_open(&mut self, key: KeyHash) -> Option<Request> {
         let request = self.requests.remove(&key)?;
         for timer in [Timer::Task(key), Timer::Lane(key), Timer::Restart(key)] {
             self.timers.clear(&timer);
@@ -72,7 +78,7 @@ impl Engine {
     }
 
     /// Those who wait for the lane could not have had it while a restart was due: they wait from here on.
-    fn restart_lane_waits(&mut self) {
+    pub(super) fn restart_lane_waits(&mut self) {
         let waiting: Vec<KeyHash> =
             self.lanes.values().flat_map(|lane| lane.waiting.iter().copied()).collect();
         for key in waiting {
@@ -103,9 +109,13 @@ impl Engine {
         self.set_attributes(vec![(attribute::FIRMWARE.into(), Value::Object(firmware))], None);
     }
 
-    fn report_failure(&mut self, request: &Request, failure: &str) {
+    pub(super) fn report_failure(&mut self, request: &Request, failure: &str) {
         let failure: String = failure.chars().take(MAX_FAILURE_CHARS).collect();
-        let message = format!("{} (reqId {}) failed: {failure}", spoken(&request.route), request.req_id);
+        let message = match &request.route {
+            // The platform knows nothing of the reqId that a command has here.
+            command @ Route::Command { .. } => format!("{} failed: {failure}", spoken(command)),
+            route => format!("{} (reqId {}) failed: {failure}", spoken(route), request.req_id),
+        };
         let timestamp = iso8601(self.now.wall);
         self.report(Report::AddErrorCode(ERROR_CODE_ACTION_FAILED), None);
         self.report(
@@ -121,6 +131,7 @@ pub(super) fn spoken(route: &Route) -> String {
         Route::FactoryReset => "a factory reset".into(),
         Route::FirmwareDownload => "a firmware download".into(),
         Route::FirmwareUpdate => "a firmware update".into(),
+        Route::Command { id, format } => format!("the command {id} ({format})"),
         other => other.to_string(),
     }
 }

@@ -29,7 +29,7 @@ impl Engine {
 
     fn start_judgement(&mut self, key: KeyHash) {
         let request = &self.requests[&key];
-        let Some(attempts) = self.settings.policies.get(&request.route).map(|policy| policy.attempts) else {
+        let Some(attempts) = self.policy(&request.route).map(|policy| policy.attempts) else {
             self.finish_performed(key, Some("this device no longer offers that action".into()));
             return self.open_session();
         };

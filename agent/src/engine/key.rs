@@ -20,6 +20,11 @@ impl KeyHash {
         Self(digest(&[b"request", subject.to_string().as_bytes(), req_id.as_json().as_bytes()]))
     }
 
+    /// The key of a command, under the reqId that the agent gave it: no request of the platform can have it.
+    pub fn of_command(req_id: &ReqId) -> Self {
+        Self(digest(&[b"command", req_id.as_json().as_bytes()]))
+    }
+
     /// The key of an answer to something that is never recorded, such as an unknown topic. It is apart from the
     /// requests' keys, so that such an answer never stands in the way of a request with the same reqId.
     pub fn of_passing_answer(subject: &Subject, req_id: &RawValue, fingerprint: Fingerprint) -> Self {

@@ -57,7 +57,7 @@ impl Engine {
     /// An attribute is observed. Whether there is a rule for it.
     pub(super) fn watch(&mut self, field: &str) -> bool {
         let rule = rule_of(&self.settings.attributes.thresholds, field);
-        rule.map(|rule| self.thresholds.watch(field, rule, self.now, &self.settings.boot)).is_some()
+        rule.map(|rule| self.thresholds.watch(field, rule, self.now, self.settings.clock())).is_some()
     }
 
     pub(super) fn watch_no_longer(&mut self, field: &str) {
@@ -72,7 +72,7 @@ impl Engine {
         match item {
             Item::Notify { field, .. } => {
                 let value = self.model.read(field).unwrap_or(&Value::Null);
-                let notified = Some((self.now, &self.settings.boot));
+                let notified = Some((self.now, self.settings.clock()));
                 let told = self.thresholds.told(field, value, notified);
                 self.remember(told);
             }

@@ -1,3 +1,7 @@
+mod window;
+
+pub(crate) use window::{EVENTS_WINDOW, WINDOW};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use iotdm_core::{Report, ReqId};
@@ -24,6 +28,8 @@ pub(super) struct Outbox {
     in_flight: BTreeMap<PublishId, Option<u64>>,
     awaiting: BTreeMap<ReqId, u64>,
     next_publish: u64,
+    /// How many publishes may be on their way; zero stands for [`WINDOW`].
+    window: u64,
 }
 
 /// One place of the queue.
@@ -33,10 +39,19 @@ pub(super) struct Entry {
     state: State,
     /// How often an own request was sent without a final response, since the agent started.
     pub(super) attempts: u32,
+    /// How often the broker refused it, since the agent started.
+    pub(super) refusals: u32,
     /// The reqId of the last attempt of an own request.
     req_id: Option<ReqId>,
     /// How large an answer is, in bytes.
     bytes: usize,
+}
+
+impl Entry {
+    /// Whether the platform has it, and has not answered it as far as is known here.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.state == State::Awaiting
+    }
 }
 
 /// What stands there.
@@ -56,7 +71,7 @@ enum State {
     },
     /// An own request that the broker has and the platform has not answered.
     Awaiting,
-    /// An own request that waits for its next attempt.
+    /// An own request, or an answer that the broker refused, that waits for its next attempt.
     Backoff,
 }
 
@@ -69,6 +84,16 @@ pub(super) enum Sent {
     Own(u64),
     /// Nothing that is kept here.
     Other,
+}
+
+/// What the broker refused.
+#[derive(Debug, PartialEq)]
+pub(super) struct Refused {
+    pub(super) place: u64,
+    /// How often it was refused, since the agent started.
+    pub(super) refusals: u32,
+    /// How often an own request was sent without a final response, since the agent started.
+    pub(super) attempts: u32,
 }
 
 impl Outbox {
@@ -152,7 +177,8 @@ impl Outbox {
                 self.own += 1;
             }
         }
-        self.entries.insert(place, Entry { item, state: State::Unsent, attempts: 0, req_id: None, bytes: 0 });
+        let entry = Entry { item, state: State::Unsent, attempts: 0, refusals: 0, req_id: None, bytes: 0 };
+        self.entries.insert(place, entry);
     }
 
     pub(super) fn remove(&mut self, place: u64) -> Option<Item> {
@@ -210,12 +236,6 @@ impl Outbox {
         [answer, own].into_iter().flatten().min()
     }
 
-    /// Whether the window allows another publish. Counted from the oldest unacknowledged one, so that the link's
-    /// packet identifiers can never collide.
-    pub(super) fn window_open(&self) -> bool {
-        self.in_flight.first_key_value().is_none_or(|(oldest, _)| self.next_publish - oldest.0 < WINDOW)
-    }
-
     /// Gives a publish that is not kept here, such as manage, its number.
     pub(super) fn publish_other(&mut self) -> PublishId {
         self.publish(None)
@@ -267,6 +287,18 @@ impl Outbox {
         }
     }
 
+    /// The broker refused a publish, which waits here from then on; none of what is not kept here.
+    pub(super) fn refused(&mut self, id: PublishId) -> Option<Refused> {
+        let place = self.in_flight.remove(&id)??;
+        let entry = self.entries.get_mut(&place)?;
+        if !matches!(entry.state, State::Sent { .. }) {
+            return None;
+        }
+        entry.state = State::Backoff;
+        entry.refusals += 1;
+        Some(Refused { place, refusals: entry.refusals, attempts: entry.attempts })
+    }
+
     /// Which own request the platform answers.
     pub(super) fn answered(&mut self, req_id: &ReqId) -> Option<u64> {
         self.awaiting.remove(req_id)
@@ -278,13 +310,17 @@ impl Outbox {
         }
     }
 
-    /// Puts an own request back for its next attempt.
+    /// Puts an own request, or a refused answer, back for its next attempt.
     pub(super) fn retry(&mut self, place: u64) {
         if let Some(entry) = self.entries.get_mut(&place)
             && matches!(entry.state, State::Backoff | State::Awaiting)
         {
             entry.state = State::Unsent;
-            self.unsent_own.insert(place);
+            if matches!(entry.item, Item::Answer(_)) {
+                self.unsent_answers.insert(place);
+            } else {
+                self.unsent_own.insert(place);
+            }
         }
     }
 
@@ -342,9 +378,6 @@ impl Outbox {
         self.notifies.get(field).copied()
     }
 }
-
-/// How many publishes may be on their way, counted from the oldest that is not acknowledged.
-const WINDOW: u64 = 64;
 
 #[cfg(test)]
 mod tests;

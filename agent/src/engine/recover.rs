@@ -39,10 +39,15 @@ impl Engine {
                 self.seen(generation);
                 self.model.restore_observation(field, generation);
             }
+            Write::Event(place, record) => self.events.restore(place, *record),
             Write::Quarantine(on) => self.quarantine = on,
             Write::Mark(mark) => self.mark = Some(mark),
             // These take things away; nothing of the kind stands in a journal.
-            Write::Forget(_) | Write::Unqueue(_) | Write::Unobserve(_) | Write::Unset(_) => {}
+            Write::Forget(_)
+            | Write::Unqueue(_)
+            | Write::Unobserve(_)
+            | Write::Unset(_)
+            | Write::EventGone(_) => {}
         }
     }
 
@@ -70,6 +75,7 @@ impl Engine {
             self.weigh(key);
         }
         self.prune();
+        self.trim_events();
         self.open_session();
         self.settle_down();
     }
@@ -91,7 +97,7 @@ impl Engine {
 
     fn resume(&mut self, key: KeyHash) {
         let request = &self.requests[&key];
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+        let Some(policy) = self.policy(&request.route) else {
             return self.resume_unsupported(key);
         };
         let lane = takes_lane(&request.route).then(|| request.subject.clone());
@@ -170,16 +176,25 @@ impl Engine {
             StageRecord::Recorded { started: false } => Stage::Queued,
             StageRecord::Recorded { started: true } => Stage::Deciding,
             StageRecord::Settled { response, boot } => {
+                let boot = self.boot_of_record(boot);
                 Stage::Settled { response: bytes(&response), boot, acknowledged: false, resumes: false }
             }
-            StageRecord::Performing { response, boot } => Stage::Judging { response: bytes(&response), boot },
+            StageRecord::Performing { response, boot } => {
+                Stage::Judging { response: bytes(&response), boot: self.boot_of_record(boot) }
+            }
         };
         self.requests.insert(
             key,
             Request {
                 subject: topic.subject,
                 req_id,
-                route: topic.route,
+                route: match topic.route {
+                    // No unknown topic was ever recorded.
+                    Route::Unknown(suffix) => {
+                        Route::command_from_suffix(&suffix).unwrap_or(Route::Unknown(suffix))
+                    }
+                    known => known,
+                },
                 d: shared(record.d),
                 fingerprint: Fingerprint(record.fingerprint),
                 sequence: record.sequence,
@@ -187,6 +202,7 @@ impl Engine {
                 arrived: record.arrived,
                 age: record.age,
                 works: record.works,
+                handled: None,
                 stage,
             },
         );

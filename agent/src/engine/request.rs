@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::journal::{AnswerRecord, DoneRequest, OpenRequest, StageRecord};
 
 use super::answers::{Answer, Body};
+use super::command::Handled;
 use super::key::Fingerprint;
 use super::time::{Age, Moment};
 
@@ -27,6 +28,8 @@ pub(super) struct Request {
     pub(super) age: Age,
     /// Whether a `handle` that was started does the work, and does not only decide: another program may have started it.
     pub(super) works: bool,
+    /// A command that is recorded nowhere, and acknowledged when its handler has ended.
+    pub(super) handled: Option<Handled>,
     pub(super) stage: Stage,
 }
 

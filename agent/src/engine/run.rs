@@ -49,6 +49,9 @@ impl Engine {
         if !self.stopping {
             self.start_judgements();
         }
+        if self.others.restart {
+            return self.release_lanes();
+        }
         if !self.stopping && self.restarting.is_none() && !self.is_judging() {
             self.start_acknowledged();
             self.start_in_lanes();
@@ -108,7 +111,7 @@ impl Engine {
 
     /// The gate before every start: attempts and lateness. `None` lets it through.
     fn gate(&self, request: &Request) -> Option<(Class, Refusal)> {
-        let Some(policy) = self.settings.policies.get(&request.route) else {
+        let Some(policy) = self.policy(&request.route) else {
             return Some((Class::Executed, Refusal::unsupported("this device no longer offers that action")));
         };
         if request.attempt > policy.attempts {
@@ -123,7 +126,7 @@ impl Engine {
 
     fn is_late(&self, request: &Request, policy: &Policy) -> bool {
         let Late::RefuseAfter(limit) = policy.late else { return false };
-        let waited = request.arrived.age(self.now, &self.settings.boot);
+        let waited = request.arrived.age(self.now, self.settings.clock());
         !request.resumes() && request.age.plus(waited).may_exceed(limit)
     }
 
@@ -133,7 +136,7 @@ impl Engine {
         if let Some((class, refusal)) = self.gate(request) {
             return self.finish_refused(key, class, &refusal);
         }
-        let works = self.settings.policies[&request.route].phases == Phases::WorkThenAnswer;
+        let works = self.policy(&request.route).is_some_and(|it| it.phases == Phases::WorkThenAnswer);
         self.start_task(key, TaskMoment::Handle, slot);
         let request = self.requests.get_mut(&key).expect("it was there a moment ago");
         request.stage = Stage::Deciding;
@@ -148,13 +151,13 @@ impl Engine {
 
     pub(super) fn start_task(&mut self, key: KeyHash, moment: TaskMoment, slot: Slot) {
         let request = &self.requests[&key];
-        let policy = self.settings.policies[&request.route];
+        let policy = *self.policy(&request.route).expect("only what has rules passes the gate");
         let budget = match moment {
             TaskMoment::Handle => policy.budget,
             TaskMoment::AfterAck => policy.perform_budget,
             TaskMoment::Recover => super::request::RECOVER_BUDGET,
         };
-        let budget = budget.min(LONGEST_BUDGET);
+        let budget = self.time_left(request, budget.min(LONGEST_BUDGET));
         let rebooted = match &request.stage {
             Stage::Judging { boot, .. } => **boot != *self.settings.boot.0,
             _ => false,
@@ -257,14 +260,14 @@ impl Engine {
             return self.work(key);
         }
         self.restarting = Some(key);
-        if self.running.is_empty() {
+        if self.nothing_runs() {
             self.work(key);
         } else {
             self.timers.set(Timer::Drain, self.now.monotonic + DRAIN_LIMIT);
         }
     }
 
-    fn work(&mut self, key: KeyHash) {
+    pub(super) fn work(&mut self, key: KeyHash) {
         self.timers.clear(&Timer::Drain);
         let request = self.requests.get_mut(&key).expect("only an unfinished request is worked on");
         if let Stage::Performing { step, .. } = &mut request.stage {
@@ -276,13 +279,19 @@ impl Engine {
 
     /// What still runs before a restart has had its time.
     pub(super) fn drain_over(&mut self) {
-        let Some(restarting) = self.restarting else { return };
+        let Some(restarting) = self.restarting else { return self.cut_all_short() };
+        self.cut_all_short();
+        if !self.others.restart {
+            self.work(restarting);
+        }
+    }
+
+    fn cut_all_short(&mut self) {
         let running: Vec<KeyHash> = self.running.keys().copied().collect();
         for key in running {
             self.effect(Effect::Cancel(key));
             self.cut_short(key);
         }
-        self.work(restarting);
     }
 
     fn cut_short(&mut self, key: KeyHash) {
@@ -296,7 +305,7 @@ impl Engine {
                 } else {
                     self.waiting.push_back(key);
                 }
-                self.timers.clear(&Timer::Task(key));
+                self.wait_again(key);
                 self.write_due(key);
             }
             Stage::Deciding => {
@@ -379,17 +388,7 @@ impl Engine {
             Some(Stage::Judging { .. }) => self.recovered(key, Recovery::Abandon),
             _ => {}
         }
-        let draining = self.restarting.filter(|restarting| {
-            matches!(
-                self.requests.get(restarting),
-                Some(Request { stage: Stage::Performing { step: Step::Draining, .. }, .. })
-            )
-        });
-        if let Some(restarting) = draining
-            && self.running.is_empty()
-        {
-            self.work(restarting);
-        }
+        self.go_on_draining();
     }
 }
 

@@ -65,10 +65,13 @@ impl Engine {
 
     /// Sends what the window and the session allow: stored answers, manage, then the device's own requests.
     pub(super) fn flush_outbox(&mut self) {
+        if self.settings.events_only {
+            return;
+        }
         while self.session.is_up() && self.outbox.window_open() {
             let answers_first =
                 self.outbox.first_unsent_answer().is_some_and(|place| self.session.is_older(place));
-            let waits = answers_first || self.is_held() || !self.deferred.is_empty();
+            let waits = answers_first || self.is_held() || !self.deferred.is_empty() || self.is_judging();
             if self.session.unmanage_is_due() {
                 self.send_unmanage();
                 continue;
@@ -132,7 +135,7 @@ impl Engine {
         }
     }
 
-    fn answer_payload(&self, key: &KeyHash) -> Option<(Subject, Bytes)> {
+    pub(super) fn answer_payload(&self, key: &KeyHash) -> Option<(Subject, Bytes)> {
         if let Some(request) = self.requests.get(key) {
             return Some((request.subject.clone(), request.response()?.clone()));
         }
@@ -156,11 +159,15 @@ impl Engine {
         }
         let text = serde_json::from_str(req_id.as_json()).expect("a ReqId is JSON text");
         message.insert("reqId".into(), text);
-        (Topic::own(route).to_string(), Value::Object(message).to_string().into(), Some(req_id))
+        (
+            Topic { subject: self.settings.subject.clone(), route }.to_string(),
+            Value::Object(message).to_string().into(),
+            Some(req_id),
+        )
     }
 
     /// A random UUID, from the engine's seed.
-    fn fresh_req_id(&mut self) -> ReqId {
+    pub(super) fn fresh_req_id(&mut self) -> ReqId {
         let bits = (self.rng.u128(..) & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
         let hex = format!("{bits:032x}");
         let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
@@ -170,10 +177,13 @@ impl Engine {
     pub(super) fn acknowledged(&mut self, id: PublishId) {
         // Under load the window is full all the time; what counts is that it moves.
         self.timers.clear(&Timer::Window);
+        self.event_acknowledged(id);
         match self.outbox.acknowledged(id) {
             Sent::Answer(key, place) => {
+                let was_refused = self.outbox.entry(place).is_some_and(|entry| entry.refusals > 0);
                 self.drop_from_outbox(place);
                 self.answer_arrived(key);
+                self.tell_end_of_late(key, was_refused);
                 if self.answers.get(&key).is_some_and(|answer| answer.class == Class::Passing) {
                     self.answers.remove(&key);
                     self.write_lazily(key);
@@ -220,15 +230,25 @@ impl Engine {
             self.give_up(place, &item);
             return true;
         }
-        let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
         self.outbox.back_off(place);
-        self.timers.set(Timer::Report(place), self.now.monotonic + pause);
+        self.own_request_later(place, attempts);
         true
+    }
+
+    /// An own request that was refused goes out again after a pause.
+    pub(super) fn own_request_later(&mut self, place: u64, attempts: u32) {
+        let pause = REPORT_PAUSE * 2_u32.pow(attempts.min(REPORT_ATTEMPTS));
+        self.timers.set(Timer::Report(place), self.now.monotonic + pause);
     }
 
     pub(super) fn report_due(&mut self, place: u64) {
         let Some(entry) = self.outbox.entry(place) else { return };
-        if entry.attempts >= REPORT_ATTEMPTS {
+        let is_answer = matches!(entry.item, Item::Answer(_));
+        if entry.is_awaiting() && !self.deferred.is_empty() {
+            // The response may be among what waits here, and something behind it may depend on this report.
+            return self.timers.set(Timer::Report(place), self.now.monotonic + RESPONSE_WITHIN);
+        }
+        if !is_answer && entry.attempts >= REPORT_ATTEMPTS {
             let item = entry.item.clone();
             self.note("the platform did not answer a report", "it is dropped");
             return self.give_up(place, &item);
@@ -251,13 +271,13 @@ fn shorten_log_data(report: &mut Report) {
 }
 
 /// How long the broker may leave publishes unacknowledged while nothing more can be sent for them.
-const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const WINDOW_CLOSED_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the platform may take to answer a report. No limit is documented; another client waits 120 s.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a report is sent until it was answered, over one run of the agent.
-const REPORT_ATTEMPTS: u32 = 6;
+pub(super) const REPORT_ATTEMPTS: u32 = 6;
 
 /// The pause before a refused report is sent again; it doubles each time.
 const REPORT_PAUSE: Duration = Duration::from_secs(1);

@@ -1,27 +1,28 @@
 //! Connect, subscribe, manage, renew; and the fence between what waited on the broker and what is live.
 
 mod manage;
+mod pause;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iotdm_core::{ReqId, Subject};
+use iotdm_core::ReqId;
 use tracing::{debug, error, info, warn};
 
 use crate::journal::Write;
 
+use self::pause::{Ending, Endings};
 use super::Engine;
+use super::acknowledge::Withheld;
 use super::event::{Announcement, Effect, Lost, Timer};
 use super::request::{Stage, restarts};
-use super::time::millis;
 
 /// The connection and what the platform knows of it.
 #[derive(Debug, Default)]
 pub(super) struct Session {
     state: State,
     epoch: u64,
-    /// Connections in a row that did not last.
-    failures: u32,
+    endings: Endings,
     connected_at: Duration,
     heard_at: Duration,
     /// Requests that arrive before the fence may have waited on the broker; what arrives after it is live.
@@ -36,6 +37,8 @@ pub(super) struct Session {
     answers_before: u64,
     /// The organization does not know one of our bundles.
     bundles_refused: bool,
+    /// The credentials were refused, and have not been taken since: it has been said.
+    credentials_refused: bool,
     unmanage: Unmanage,
 }
 
@@ -95,6 +98,11 @@ impl Session {
         self.unmanage == Unmanage::Due
     }
 
+    /// Whether the broker has accepted the connection and the subscription is not answered yet.
+    pub(super) fn is_subscribing(&self) -> bool {
+        self.state == State::Subscribing
+    }
+
     pub(super) fn fence_is_lifted(&self) -> bool {
         self.fence_lifted
     }
@@ -102,6 +110,11 @@ impl Session {
     /// Whether what waits at this place of the queue was stored before this connection.
     pub(super) fn is_older(&self, place: u64) -> bool {
         place < self.answers_before
+    }
+
+    /// How long the connection has existed.
+    pub(super) fn connected_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.connected_at)
     }
 
     pub(super) fn heard(&mut self, now: Duration) {
@@ -113,7 +126,8 @@ impl Engine {
     /// Connects once nothing of before is left to judge.
     pub(super) fn open_session(&mut self) {
         let judging = self.requests.values().any(|request| matches!(request.stage, Stage::Judging { .. }));
-        if self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
+        let leads = !self.settings.is_attached();
+        if leads && self.session.state == State::Down && !judging && !self.timers.is_set(&Timer::Connect) {
             self.timers.set(Timer::Connect, self.now.monotonic);
         }
     }
@@ -129,11 +143,13 @@ impl Engine {
     }
 
     pub(super) fn connected(&mut self, session_present: bool) {
-        if self.session.state != State::Connecting {
+        let expected = if self.settings.is_attached() { State::Down } else { State::Connecting };
+        if self.session.state != expected {
             // Of a connection that has been given up in the same batch.
             return;
         }
         debug!(session_present, "connected");
+        self.session.credentials_refused = false;
         self.session.state = State::Subscribing;
         self.session.connected_at = self.now.monotonic;
         self.session.heard_at = self.now.monotonic;
@@ -149,7 +165,16 @@ impl Engine {
             // A broker without a session has nothing that waited.
             self.lift_fence();
         }
-        self.timers.set(Timer::Establish, self.now.monotonic + ESTABLISH_WITHIN);
+        if self.settings.is_attached() {
+            return;
+        }
+        if self.settings.events_only {
+            // There is nothing to subscribe to.
+            return self.subscribed(true);
+        }
+        // What waited in a session comes before SUBACK.
+        let within = if session_present { SUBACK_BEHIND_WITHIN } else { ESTABLISH_WITHIN };
+        self.timers.set(Timer::Establish, self.now.monotonic + within);
         self.effect(Effect::Subscribe);
     }
 
@@ -159,12 +184,12 @@ impl Engine {
         }
         self.timers.clear(&Timer::Establish);
         if !granted {
-            error!("the broker refused the subscription to iotdm-1/#: check this client's permissions there");
             self.effect(Effect::Disconnect);
-            return self.disconnected(Lost::Other);
+            return self.disconnected(Lost::Subscription);
         }
         self.session.state = State::Up;
         self.session.answers_before = self.outbox.next_place();
+        self.events_connected();
         if !self.session.fence_lifted {
             self.timers.set(Timer::Fence, self.session.connected_at + FENCE_WITHIN);
         }
@@ -174,7 +199,8 @@ impl Engine {
     }
 
     pub(super) fn establish_overran(&mut self) {
-        warn!("the broker did not answer within {ESTABLISH_WITHIN:?}");
+        let missing = if self.session.state == State::Connecting { "CONNECT" } else { "SUBSCRIBE" };
+        warn!("the broker did not answer {missing} in time");
         self.effect(Effect::Disconnect);
         self.disconnected(Lost::Other);
     }
@@ -183,48 +209,47 @@ impl Engine {
         if self.session.state == State::Down {
             return;
         }
-        let lasted = self.now.monotonic.saturating_sub(self.session.connected_at);
-        let stable = self.session.state == State::Up && lasted >= STABLE_AFTER;
-        self.session.failures = if stable { 0 } else { self.session.failures.saturating_add(1) };
+        let lasted =
+            self.session.is_up().then(|| self.now.monotonic.saturating_sub(self.session.connected_at));
+        let next = self.session.endings.after(Ending { lost, lasted }, &mut self.rng);
         self.session.state = State::Down;
         self.session.fence_lifted = false;
         self.session.manage = Manage::Due;
         self.deferred.clear();
+        self.withheld = Withheld::default();
+        self.forget_unstarted_commands();
         self.outbox.disconnected();
+        self.events_disconnected();
         for place in self.outbox.superseded() {
             self.drop_from_outbox(place);
         }
         self.timers.clear_session();
-        let pause = match lost {
-            Lost::Credentials => REFUSED_PAUSE + self.jitter(REFUSED_PAUSE),
-            Lost::Other => self.backoff(),
-        };
-        self.timers.set(Timer::Connect, self.now.monotonic + pause);
+        if self.settings.is_attached() {
+            return self.effect(Effect::Announce(Announcement::Disconnected));
+        }
+        self.timers.set(Timer::Connect, self.now.monotonic + next.pause);
         if lost == Lost::Credentials {
-            error!(
-                "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
-                spoken(pause)
-            );
+            if std::mem::replace(&mut self.session.credentials_refused, true) {
+                info!("the credentials are still refused; asking again in {}", spoken(next.pause));
+            } else {
+                error!(
+                    "the broker refused the credentials of this device; an agent that was connected before asks again in {}",
+                    spoken(next.pause)
+                );
+            }
             self.effect(Effect::Announce(Announcement::CredentialsRefused));
         } else {
-            info!("trying again in {}", spoken(pause));
+            info!("trying again in {}", spoken(next.pause));
+        }
+        if next.contested {
+            self.effect(Effect::Announce(Announcement::Contested));
         }
         self.effect(Effect::Announce(Announcement::Disconnected));
     }
 
-    /// Full jitter: a fleet that lost its broker does not come back in step.
-    fn backoff(&mut self) -> Duration {
-        let doublings = self.session.failures.saturating_sub(1).min(16);
-        self.jitter(BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_CAP))
-    }
-
-    fn jitter(&mut self, up_to: Duration) -> Duration {
-        Duration::from_millis(self.rng.u64(0..=millis(up_to)))
-    }
-
     /// Whether manage must wait: the platform takes the next one as "reboot done" (`docs/protocol.md` §6.2).
     pub(super) fn is_held(&self) -> bool {
-        let holder = self.lanes.get(&Subject::Connected).and_then(|lane| lane.holder);
+        let holder = self.lanes.get(&self.settings.subject).and_then(|lane| lane.holder);
         let promised = holder.and_then(|key| self.requests.get(&key));
         promised.is_some_and(|request| restarts(&request.route) && request.response().is_some())
     }
@@ -239,6 +264,7 @@ impl Engine {
     pub(super) fn lower_fence(&mut self) {
         self.session.fence_lifted = false;
         self.session.manage_ids.clear();
+        self.withheld.forget_question();
         self.session.manage = Manage::Due;
         self.timers.clear(&Timer::Manage);
         self.timers.set(Timer::Fence, self.now.monotonic + FENCE_WITHIN);
@@ -264,7 +290,7 @@ impl Engine {
 
     pub(super) fn fence_overran(&mut self) {
         let quiet = self.now.monotonic.saturating_sub(self.session.heard_at);
-        let waits = self.is_held() || !self.deferred.is_empty();
+        let waits = self.is_held() || !self.deferred.is_empty() || self.withheld.closes_the_window();
         if waits || quiet < FENCE_QUIET {
             // What is waited for has no time of its own: a look now and then, for a restart may be hours away.
             let pause = if waits { FENCE_QUIET } else { FENCE_QUIET - quiet };
@@ -273,6 +299,7 @@ impl Engine {
         warn!(
             "manage was never answered; after {FENCE_WITHIN:?} and a quiet {FENCE_QUIET:?} requests count as live"
         );
+        self.withheld.nothing_waited(self.now.monotonic);
         self.lift_fence();
     }
 }
@@ -284,17 +311,9 @@ fn spoken(pause: Duration) -> String {
 /// How long connecting, and then subscribing, may take.
 const ESTABLISH_WITHIN: Duration = Duration::from_secs(30);
 
-/// A connection that lasted this long did not fail: the next attempt comes soon.
-const STABLE_AFTER: Duration = Duration::from_secs(30);
-
-/// The longest pause before the second attempt; it doubles with each failure.
-const BACKOFF_BASE: Duration = Duration::from_secs(1);
-
-/// The longest pause between attempts.
-const BACKOFF_CAP: Duration = Duration::from_secs(2 * 60);
-
-/// The shortest pause after refused credentials: only a person can mend that.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How long subscribing may take behind what waited in the session: two of the largest messages at 1 kB/s. That the
+/// connection is dead is told by its keep-alive.
+const SUBACK_BEHIND_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// How long a connection lasts before the fence may be lifted without an answer to manage.
 const FENCE_WITHIN: Duration = Duration::from_secs(10 * 60);

@@ -98,6 +98,13 @@ impl Timers {
         }
     }
 
+    /// Nothing happens before that time, if something was to happen.
+    pub(super) fn put_off(&mut self, timer: &Timer, until: Duration) {
+        if self.by_timer.get(timer).is_some_and(|at| *at < until) {
+            self.set(timer.clone(), until);
+        }
+    }
+
     pub(super) fn is_set(&self, timer: &Timer) -> bool {
         self.by_timer.contains_key(timer)
     }
@@ -140,7 +147,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// 2026-01-01T00:00:00Z: a wall clock before it has not been set yet.
-const EARLIEST_WALL_MS: u64 = 1_767_225_600_000;
+pub(crate) const EARLIEST_WALL_MS: u64 = 1_767_225_600_000;
 
 #[cfg(test)]
 mod tests {

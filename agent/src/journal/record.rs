@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use iotdm_core::Report;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +29,10 @@ pub enum Write {
     Observe(String, u64),
     /// An attribute is observed no longer.
     Unobserve(String),
+    /// An event is stored, at this place.
+    Event(u64, Box<EventRecord>),
+    /// No event is stored there any more.
+    EventGone(u64),
     /// Whether everything that may not be repeated is refused until the first fence is lifted.
     Quarantine(bool),
     /// When this device was last known to have nothing old waiting on the broker.
@@ -181,6 +186,20 @@ pub enum Queued {
     Report(Report),
 }
 
+/// An event that the broker may not have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Its topic.
+    #[serde(rename = "t")]
+    pub topic: String,
+    /// Its bytes.
+    #[serde(rename = "p", with = "payload")]
+    pub payload: Bytes,
+    /// Whether it is sent at QoS 0; absent at QoS 1.
+    #[serde(rename = "z", default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_most_once: bool,
+}
+
 impl From<Fingerprint> for [u8; 16] {
     fn from(fingerprint: Fingerprint) -> Self {
         fingerprint.0
@@ -190,6 +209,43 @@ impl From<Fingerprint> for [u8; 16] {
 /// The raw JSON of a body that several places share.
 pub(crate) fn shared(d: Option<Box<RawValue>>) -> Option<Arc<RawValue>> {
     d.map(Arc::from)
+}
+
+/// Any bytes: as text where they are, as base64 otherwise.
+mod payload {
+    use std::borrow::Cow;
+
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    enum Payload<'a> {
+        #[serde(rename = "t")]
+        Text(Cow<'a, str>),
+        #[serde(rename = "b")]
+        Base64(Cow<'a, str>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        // JSON spends six bytes on a control character.
+        let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control));
+        let payload = match text {
+            Some(text) => Payload::Text(text.into()),
+            None => Payload::Base64(BASE64_STANDARD.encode(bytes).into()),
+        };
+        payload.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        match Payload::deserialize(deserializer)? {
+            Payload::Text(text) => Ok(text.into_owned().into()),
+            Payload::Base64(text) => {
+                BASE64_STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(D::Error::custom)
+            }
+        }
+    }
 }
 
 mod hex16 {

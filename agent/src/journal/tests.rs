@@ -130,6 +130,47 @@ fn every_kind_of_record_is_read_back_as_it_was_written() {
     assert_eq!((found, entries), (Found::Journal, shown(&one_of_each())));
 }
 
+fn event(payload: &[u8], at_most_once: bool) -> Box<EventRecord> {
+    let payload = bytes::Bytes::copy_from_slice(payload);
+    Box::new(EventRecord { topic: "iot-2/evt/e/fmt/f".into(), payload, at_most_once })
+}
+
+#[test]
+fn events_of_any_bytes_are_read_back_as_they_were_written_and_go_when_they_are_taken_away() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(131_072).collect();
+    let payloads: [&[u8]; 5] = [b"", br#"{"a":[1.50, "\u00e9"]}"#, "é\n".as_bytes(), b"\x00\xff", &bytes];
+    let writes: Vec<Write> =
+        (7..).zip(payloads).map(|(place, p)| Write::Event(place, event(p, place == 8))).collect();
+    check_content(&[&writes], &writes);
+    let gone: Vec<Write> = (7..12).map(Write::EventGone).collect();
+    check_content(&[&writes, &gone], &[]);
+}
+
+/// A firmware that is rolled back still reads the journal, and leaves the events in it alone.
+#[test]
+fn an_event_stands_in_the_journal_as_an_attribute_of_format_1() {
+    let disk = written(&[Write::Event(7, event(b"21.5", false))]);
+    let key = numbered(&named(space::ATTRIBUTE, "agent.event/7"), 0);
+    let entries = disk.entries();
+    let value = &entries[&key];
+    assert_eq!(value[0], 1);
+    let (name, value) = parsed::<(String, Value)>(checked(value).unwrap()).unwrap();
+    assert_eq!(name, "agent.event/7");
+    assert_eq!(value, json!({"t": "iot-2/evt/e/fmt/f", "p": {"t": "21.5"}}));
+}
+
+#[test]
+fn an_attribute_that_is_named_like_an_event_and_is_none_stays_an_attribute() {
+    for (name, value) in [
+        ("agent.event/7", json!({"t": "x"})),
+        ("agent.event/7", json!({"t": "x", "p": {"b": "no base64"}})),
+        ("agent.event/x", json!({"t": "x", "p": {"t": "x"}})),
+    ] {
+        let writes = [Write::Attribute(name.into(), value)];
+        check_content(&[&writes], &writes);
+    }
+}
+
 #[test]
 fn a_fresh_journal_is_in_quarantine_durably() {
     let disk = MemoryDisk::new();

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use iotdm_agent::system::LinuxSystem;
 use iotdm_agent::{Agent, BuildError, Builder};
-use iotdm_core::{Action, Download, FactoryReset, Late, Policy, Reboot, Restart, Route, System, Update};
+use iotdm_core::{
+    Action, Download, FactoryReset, IdentityError, Late, Policy, Reboot, Restart, Route, System, Update,
+};
 use iotdm_handlers::diagnostics::{
     FactsOptionsError, HttpUploader, LogUpload, SystemFacts, UploadOptionsError,
 };
@@ -17,6 +19,7 @@ use iotdm_handlers::http::{HttpClient, HttpClientError};
 use iotdm_handlers::reboot::{FactoryResets, Logind, Reboots, RestartLimit, Rules, VetoCommand};
 use iotdm_handlers::{Diagnostics, Scripts};
 
+use super::attached::with_attached;
 use super::config::{
     Actions, CommandLine, DiagnosticsAction, FactoryResetAction, FirmwareAction, HttpSettings, RebootAction,
     RebootMeans, ResetMeans, RestartRules, Settings, Verify,
@@ -28,8 +31,19 @@ pub(crate) struct Assembly {
     pub(crate) agent: Agent,
     /// What the agent tells of itself, where the configuration wants that.
     pub(crate) diagnostics: Option<Diagnostics>,
-    /// What is kept in `metadata`, where the configuration wants that, and the machine it is of.
-    pub(crate) facts: Option<(SystemFacts, Arc<dyn System>)>,
+    /// How the machine is, where the configuration wants that to be told.
+    pub(crate) facts: Option<ToldFacts>,
+}
+
+/// How a machine is, and where that is told besides the answers to who asks.
+#[derive(Debug)]
+pub(crate) struct ToldFacts {
+    pub(crate) facts: SystemFacts,
+    pub(crate) system: Arc<dyn System>,
+    /// In `metadata`.
+    pub(crate) metadata: bool,
+    /// As an event, each time this has passed.
+    pub(crate) event_interval: Option<Duration>,
 }
 
 /// Makes an agent of settings. Nothing is connected, opened or created.
@@ -44,6 +58,7 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
     if let Some(location) = &settings.location {
         builder = builder.location(location.clone());
     }
+    builder = with_attached(builder, &settings.attached)?;
     for (name, threshold) in &settings.thresholds {
         builder = builder.threshold(name, threshold.clone());
     }
@@ -57,6 +72,9 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         builder = with_firmware(builder, action)?;
     }
     builder = builder.replaceable(scripts(actions));
+    for command in &settings.commands {
+        builder = builder.with(command.clone());
+    }
     let diagnostics = actions.diagnostics.as_ref().map(|_| Diagnostics::new(system.clone()));
     let mut facts = None;
     if let (Some(action), Some(diagnostics)) = (&actions.diagnostics, &diagnostics) {
@@ -64,7 +82,8 @@ pub(crate) fn assemble(settings: &Settings) -> Result<Assembly, AssemblyError> {
         if let Some(action) = &action.facts {
             let told = SystemFacts::new(action.options.clone())?;
             builder = builder.with(told.clone());
-            facts = action.metadata.then_some((told, system));
+            let (metadata, event_interval) = (action.metadata, action.event_interval);
+            facts = Some(ToldFacts { facts: told, system, metadata, event_interval });
         }
         for route in action.routes() {
             builder = with_late(builder, route, action.late);
@@ -80,6 +99,8 @@ pub(crate) enum AssemblyError {
     Build(#[from] BuildError),
     #[error("actions.firmware: {0}")]
     Firmware(#[from] FirmwareOptionsError),
+    #[error("attached: {0}")]
+    Attached(#[from] IdentityError),
     #[error("{section}: {error}")]
     Http { section: &'static str, error: HttpClientError },
     #[error("actions.diagnostics: {0}")]

@@ -1,14 +1,16 @@
 use std::path::Path;
 use std::time::Duration;
 
+use iotdm_agent::link::another_device;
+use iotdm_agent::{Broker, DropPolicy, Mqtt5, Protocol, Transport};
 use iotdm_core::{Action, Interrupted, Late, Route};
-use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{ClearErrorCodes, ClearLog, ReadFacts, UploadLog};
 use iotdm_handlers::reboot::Wipe;
+use iotdm_handlers::{CommandScript, ScriptSpec};
 
 use super::config::{
-    Actions, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller, HttpSettings,
-    RebootAction, RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
+    Actions, AttachedDevice, CommandLine, FactoryResetAction, FactsAction, FirmwareAction, FirmwareInstaller,
+    HttpSettings, RebootAction, RebootMeans, ResetMeans, RestartRules, Settings, UploadAction, Verify, plain,
 };
 use super::logging::{Level, LogFormat};
 
@@ -17,23 +19,31 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
     let mut lines = vec![format!("{} is good. `iotdm-agent run` would", file.display())];
     let config = &settings.config;
     let broker = &config.broker;
-    let security = match &broker.tls {
-        None => "without TLS".into(),
-        Some(tls) => {
-            let authorities =
-                if tls.ca_pem.is_some() { "broker.ca_file" } else { "the system's authorities" };
-            let certificate = if tls.client_pem.is_some() { ", with a client certificate" } else { "" };
-            format!("TLS verified by {authorities}{certificate}")
-        }
-    };
+    let security = security(broker);
     let token = if config.token.is_some() { "with a token" } else { "without a token" };
     let session = if broker.durable_session { "durable session" } else { "clean session" };
     let mut line = |what: &str, text: String| lines.push(format!("  {what:<9} {text}"));
     line(
         "connect",
-        format!("to {}:{} as {}, {security}, {token}", broker.host, broker.port, config.identity),
+        format!(
+            "to {}:{}{} as {}, {security}, {token}",
+            broker.host,
+            broker.port,
+            way(broker),
+            config.identity
+        ),
     );
+    if let Some(user) = &broker.user_name {
+        line("log in", format!("as {user}"));
+    }
+    if let Some(prefix) = &broker.topic_prefix {
+        let identity = &config.identity;
+        line("speak", format!("below {}", prefix.of(&identity.type_id, &identity.device_id)));
+    }
     line("keep", format!("a {session}, alive every {}", plain(broker.keep_alive)));
+    if let Protocol::Mqtt5(options) = broker.protocol {
+        line("speak", mqtt5(&options, broker.durable_session));
+    }
     line(
         "manage",
         match config.lifetime {
@@ -42,6 +52,9 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         },
     );
     line("record", format!("in {}", settings.journal.display()));
+    let events = &config.limits.events;
+    let gives_way = if events.policy == DropPolicy::Oldest { "oldest" } else { "newest" };
+    line("store", format!("{} events of {} bytes; the {gives_way} gives way", events.count, events.bytes));
     line(
         "log",
         format!("{} lines, {} and above", format_name(settings.log.format), level_name(settings.log.level)),
@@ -53,10 +66,59 @@ pub(crate) fn describe(file: &Path, settings: &Settings) -> String {
         line("notify", format!("{name}: {threshold}"));
     }
     actions(&settings.actions, &mut line);
+    for device in &settings.attached {
+        line("speak for", attached(device));
+    }
+    for command in &settings.commands {
+        line("take", self::command(command));
+    }
+    let pem = broker.tls.as_ref().and_then(|tls| tls.client_pem.as_ref());
+    if let Some(other) = pem.and_then(|(chain, _)| another_device(chain, &config.identity)) {
+        // The link says so when the agent starts.
+        lines.push(format!(
+            "warning: broker.client_certificate is that of {other}, which the service refuses here"
+        ));
+    }
     for warning in &settings.warnings {
         lines.push(format!("warning: {warning}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// What lies between, unless it is TCP alone.
+fn way(broker: &Broker) -> String {
+    let transport = match &broker.transport {
+        Transport::Tcp => String::new(),
+        Transport::WebSocket { path } => format!(" by WebSocket at {path}"),
+    };
+    let proxy = broker.proxy.as_ref();
+    transport
+        + &proxy.map_or_else(String::new, |proxy| format!(" through the proxy {}:{}", proxy.host, proxy.port))
+}
+
+fn security(broker: &Broker) -> String {
+    let Some(tls) = &broker.tls else { return "without TLS".into() };
+    let certificate = if tls.client_pem.is_some() { ", with a client certificate" } else { "" };
+    let pins = if tls.pins.is_empty() { "" } else { " and broker.pins" };
+    let verified = match &tls.ca_pem {
+        _ if tls.insecure_skip_verify => return format!("TLS verified by nobody{certificate}"),
+        Some(_) => "broker.ca_file",
+        None => "the system's authorities",
+    };
+    format!("TLS verified by {verified}{pins}{certificate}")
+}
+
+fn mqtt5(options: &Mqtt5, durable_session: bool) -> String {
+    let session = match options.session_expiry {
+        _ if !durable_session => String::new(),
+        None => "; the broker keeps the session for ever".into(),
+        Some(expiry) => format!("; the broker keeps the session for {} of absence", plain(expiry)),
+    };
+    let requests = match options.request_expiry {
+        None => "ages are told by the order of requests alone".into(),
+        Some(expiry) => format!("every request expires after {}, which tells its age", plain(expiry)),
+    };
+    format!("MQTT 5{session}; {requests}")
 }
 
 fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
@@ -111,6 +173,27 @@ fn actions(actions: &Actions, line: &mut dyn FnMut(&str, String)) {
     }
 }
 
+/// An attached device, and what may be done to it.
+fn attached(device: &AttachedDevice) -> String {
+    let reboot = device.reboot.as_ref().map(|reboot| {
+        format!("reboot: {}, within {}{}", reboot.command, plain(reboot.budget), late(reboot.late))
+    });
+    let scripts =
+        device.scripts.iter().map(|spec| format!("{}/{}: {}", spec.bundle, spec.action, script(spec)));
+    let serves: Vec<String> = reboot.into_iter().chain(scripts).collect();
+    let (type_id, device_id) = &device.name;
+    match serves.is_empty() {
+        true => format!("{type_id}/{device_id}: no actions"),
+        false => format!("{type_id}/{device_id}: {}", serves.join("; ")),
+    }
+}
+
+fn command(script: &CommandScript) -> String {
+    let command = CommandLine { program: script.program.clone(), args: script.args.clone() };
+    let within = plain(script.time_limit);
+    format!("command {} in format {}: {command} within {within}", script.id, script.format)
+}
+
 fn script(spec: &ScriptSpec) -> String {
     let command = CommandLine { program: spec.program.clone(), args: spec.args.clone() };
     let directory = spec.directory.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default();
@@ -157,7 +240,15 @@ fn machine(facts: &FactsAction) -> String {
     } else {
         String::new()
     };
-    format!("{}: memory, load, temperatures, disks {}{metadata}", custom(&ReadFacts::ROUTE), disks.join(", "))
+    let event = facts
+        .event_interval
+        .map(|interval| format!("; publish them as event facts every {}", plain(interval)))
+        .unwrap_or_default();
+    format!(
+        "{}: memory, load, temperatures, disks {}{metadata}{event}",
+        custom(&ReadFacts::ROUTE),
+        disks.join(", ")
+    )
 }
 
 fn custom(route: &Route) -> String {

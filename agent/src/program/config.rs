@@ -1,7 +1,7 @@
 //! The operator's configuration: one TOML file, read into plain settings or into errors that say what to do.
 //!
 //! # Flow
-//! `document` holds the text and finds lines in it, `file` and `declaration` are its shape, `values` are its ranges,
+//! `document` holds the text and finds lines in it, `file`, `broker`, `commands` and `declaration` are its shape, `values` are its ranges,
 //! `explain` words what serde finds; `resolve` joins the keys, reads the files they name, and makes [`Settings`].
 //! `folder` is where scripts are declared in files of their own, `users` whom they may run as.
 //!
@@ -13,12 +13,16 @@
 //! # Caveats
 //! A wrong shape (syntax, type, range, unknown key) is reported alone, problems between keys all together.
 
+mod attached;
 mod attributes;
+mod broker;
+mod commands;
 mod declaration;
 mod document;
 mod explain;
 mod file;
 mod folder;
+mod mqtt;
 mod references;
 mod resolve;
 mod restarts;
@@ -37,13 +41,14 @@ use std::time::Duration;
 
 use iotdm_agent::{Config, Secret, Threshold};
 use iotdm_core::{Late, Location};
-use iotdm_handlers::ScriptSpec;
 use iotdm_handlers::diagnostics::{FactsOptions, UploadOptions};
 use iotdm_handlers::firmware::PublicKey;
 use iotdm_handlers::http::Proxy;
+use iotdm_handlers::{CommandScript, ScriptSpec};
 use serde_json::Value;
 
 use super::logging::LogSettings;
+pub(crate) use attached::AttachedDevice;
 pub(crate) use restarts::{FactoryResetAction, RebootAction, RebootMeans, ResetMeans, RestartRules};
 pub(crate) use values::plain;
 
@@ -56,8 +61,12 @@ pub(crate) struct Settings {
     pub(crate) location: Option<Location>,
     /// Which changes of attributes are notified.
     pub(crate) thresholds: BTreeMap<String, Threshold>,
+    /// The devices that this one speaks for.
+    pub(crate) attached: Vec<AttachedDevice>,
     /// What the platform may ask for; an action without an entry is answered 501.
     pub(crate) actions: Actions,
+    /// What is done at commands of applications.
+    pub(crate) commands: Vec<CommandScript>,
     /// The journal's directory.
     pub(crate) journal: PathBuf,
     /// The log.
@@ -235,6 +244,8 @@ pub(crate) struct FactsAction {
     pub(crate) options: FactsOptions,
     /// Whether they are kept in `metadata`, too; otherwise they are told only when asked for.
     pub(crate) metadata: bool,
+    /// How often they are published as an event, if they are.
+    pub(crate) event_interval: Option<Duration>,
 }
 
 /// A program and its arguments. There is no shell.

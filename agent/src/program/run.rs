@@ -1,18 +1,19 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use iotdm_agent::journal::JournalError;
 use iotdm_agent::store::StoreError;
 use iotdm_agent::{BuildError, Device, State};
-use iotdm_core::{Report, Severity, System, attribute};
+use iotdm_core::{Event, Report, Severity, System, attribute};
 use iotdm_handlers::Diagnostics;
 use iotdm_handlers::diagnostics::SystemFacts;
 use serde_json::Value;
 use tokio::runtime;
 use tokio::sync::watch;
 
-use super::assemble::{Assembly, AssemblyError, assemble};
+use super::assemble::{Assembly, AssemblyError, ToldFacts, assemble};
 use super::config::Settings;
 use super::reload;
 use super::signals::{self, Signals};
@@ -72,11 +73,18 @@ pub(crate) fn run(config: &Path, settings: &Settings) -> Result<(), RunError> {
             tokio::spawn(report(diagnostics, agent.device()));
         }
         tokio::spawn(reload::reload(config.into(), agent.device(), reload));
-        if let Some((facts, system)) = facts {
-            tokio::spawn(keep_metadata(facts, system, agent.device()));
+        if let Some(ToldFacts { facts, system, metadata, event_interval }) = facts {
+            if let Some(interval) = event_interval {
+                tokio::spawn(publish_facts(facts.clone(), system.clone(), interval, agent.device()));
+            }
+            if metadata {
+                tokio::spawn(keep_metadata(facts, system, agent.device()));
+            }
         }
         agent.run_until(stop.cancelled_owned()).await
     });
+    // A host name that is being looked up is a call into the C library: nothing can end it, and nobody waits for it.
+    runtime.shutdown_timeout(LOOK_UP_GRACE);
     result.map_err(|error| RunError::of(error, &settings.journal))
 }
 
@@ -103,6 +111,19 @@ async fn keep_metadata(facts: SystemFacts, system: Arc<dyn System>, device: Devi
     };
     let gone = facts.run(system, metadata, set).await;
     tracing::debug!("no more facts are told: {gone}");
+}
+
+/// Publishes how the machine is, until the agent has ended.
+async fn publish_facts(facts: SystemFacts, system: Arc<dyn System>, interval: Duration, device: Device) {
+    let publish = |event: Event| {
+        let device = device.clone();
+        async move {
+            let result = device.events().send(event).await;
+            Ok(unless_running(result, &device.state())?)
+        }
+    };
+    let gone = facts.publish(system, interval, publish).await;
+    tracing::debug!("no more facts are published: {gone}");
 }
 
 /// What the agent declines while it runs is no reason to end: the platform may have left no room in `metadata`, and may
@@ -169,6 +190,9 @@ fn owner(pid: Option<u32>) -> String {
 
 /// What the platform's log gets at each start: an agent that starts again and again shows there.
 const STARTED: &str = concat!("iotdm-agent ", env!("CARGO_PKG_VERSION"), " has started");
+
+/// How long a name server may keep the program from ending: the handlers have ended by then.
+const LOOK_UP_GRACE: Duration = Duration::from_secs(1);
 
 /// Threads for blocking work: a firmware action, a host name that is looked up, and some to spare. Each has a stack.
 const MAX_BLOCKING_THREADS: usize = 8;

@@ -38,7 +38,7 @@ impl Connection for MemoryConnection {
         self.events.try_recv().ok()
     }
 
-    fn subscribe(&mut self, _filter: &str) {
+    fn subscribe(&mut self, _filters: &[String]) {
         self.platform.subscribed(self.id);
     }
 
@@ -48,6 +48,10 @@ impl Connection for MemoryConnection {
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
         self.platform.published_by_device(self.id, id, &topic, &payload);
+    }
+
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.platform.published_once_by_device(self.id, id, &topic, &payload);
     }
 
     fn disconnect(&mut self) {

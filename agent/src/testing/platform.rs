@@ -2,10 +2,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Route, Topic, UpRoute};
+use iotdm_core::{Code, EventTopic, Qos, Route, Subject, Topic, UpRoute};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::engine::{Lost, PublishId};
 use crate::link::{Link, LinkEvent};
@@ -35,6 +35,10 @@ pub struct Published {
     pub topic: String,
     /// The payload; `null` when it is not JSON.
     pub body: Value,
+    /// The payload as it came.
+    pub payload: Bytes,
+    /// How often it arrives.
+    pub qos: Qos,
 }
 
 impl Default for Platform {
@@ -60,19 +64,32 @@ impl Platform {
         self.send_raw(&Topic::own(route).to_string(), body.to_string());
     }
 
+    /// Sends a command as an application would; it waits here while the device is away.
+    pub fn command(&self, id: &str, format: &str, payload: impl Into<Bytes>) {
+        self.send_raw(&Topic::own(Route::command(id, format)).to_string(), payload);
+    }
+
+    /// Sends a request to a device that a gateway speaks for, or to the gateway itself, at QoS 1.
+    pub fn send_to(&self, device: &Subject, route: Route, body: Value) {
+        self.send_raw(&Topic { subject: device.clone(), route }.to_string(), body.to_string());
+    }
+
+    /// The bodies of everything that was published for this device there.
+    pub fn published_for(&self, device: &Subject, route: UpRoute) -> Vec<Value> {
+        let topic = Topic { subject: device.clone(), route }.to_string();
+        let everything = self.everything();
+        everything.into_iter().filter(|item| item.topic == topic).map(|item| item.body).collect()
+    }
+
     /// Sends any bytes on any topic at QoS 1.
     pub fn send_raw(&self, topic: &str, payload: impl Into<Bytes>) {
-        self.enqueue(Message {
-            topic: topic.into(),
-            payload: payload.into(),
-            at_least_once: true,
-            retained: false,
-        });
+        self.send_oddly(topic, payload, true, false);
     }
 
     /// Sends any bytes at QoS 0, or as a message that the broker had retained.
     pub fn send_oddly(&self, topic: &str, payload: impl Into<Bytes>, at_least_once: bool, retained: bool) {
-        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained });
+        let sent = Instant::now();
+        self.enqueue(Message { topic: topic.into(), payload: payload.into(), at_least_once, retained, sent });
     }
 
     /// How requests of the device are answered: with a code, or with silence.
@@ -114,6 +131,12 @@ impl Platform {
             .filter(|item| item.route == Some(route))
             .map(|item| item.body.clone())
             .collect()
+    }
+
+    /// The events that the device published, in order.
+    pub fn events(&self) -> Vec<Published> {
+        let inner = self.lock();
+        inner.published.iter().filter(|item| EventTopic::parse(&item.topic).is_some()).cloned().collect()
     }
 
     /// Everything that the device published, in order.
@@ -210,6 +233,16 @@ impl Platform {
         self.change(|inner| inner.window = Some(window));
     }
 
+    /// Says of each message how long it has waited, as a broker with MQTT 5 does where messages expire.
+    pub fn counts_waiting(&self, counts: bool) {
+        self.change(|inner| inner.counts_waiting = counts);
+    }
+
+    /// Refuses every response, as a broker with MQTT 5 does beyond a quota, or takes them again.
+    pub fn refuse_answers(&self, refuse: bool) {
+        self.change(|inner| inner.refuse_answers = refuse);
+    }
+
     /// Tells somebody of everything that passes, in its order.
     pub(super) fn witness(&self, witness: Witness) {
         self.lock().witness = Some(witness);
@@ -248,7 +281,7 @@ impl Platform {
         self.of(id, |inner| {
             let granted = !inner.refuse_subscription;
             inner.session |= granted;
-            inner.event(LinkEvent::Subscribed { granted });
+            inner.event(LinkEvent::Subscribed { granted, refused: Vec::new() });
             inner.deliver();
         });
     }
@@ -265,9 +298,14 @@ impl Platform {
 
     pub(super) fn published_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &[u8]) {
         self.of(id, |inner| {
-            let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            let parsed = Topic::<UpRoute>::parse(topic);
+            let route = parsed.as_ref().map(|topic| topic.route);
+            if inner.refuse_answers && route == Some(UpRoute::Response) {
+                return inner.event(LinkEvent::Refused(publish, "quota exceeded".into()));
+            }
             let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-            let published = Published { route, topic: topic.into(), body };
+            let payload = Bytes::copy_from_slice(payload);
+            let published = Published { route, topic: topic.into(), body, payload, qos: Qos::AtLeastOnce };
             inner.tell(Passed::Published(&published));
             inner.published.push(published.clone());
             let req_id = published.body["reqId"].clone();
@@ -276,7 +314,21 @@ impl Platform {
             } else {
                 inner.confirm(publish, published);
             }
-            inner.respond(route, &req_id);
+            if let Some(Topic { subject, route }) = parsed {
+                inner.respond(subject, route, &req_id);
+            }
+        });
+    }
+
+    /// At QoS 0: it is on the connection, and nobody acknowledges it.
+    pub(super) fn published_once_by_device(&self, id: u64, publish: PublishId, topic: &str, payload: &Bytes) {
+        self.of(id, |inner| {
+            let route = Topic::<UpRoute>::parse(topic).map(|topic| topic.route);
+            let (body, payload) = (serde_json::from_slice(payload).unwrap_or_default(), payload.clone());
+            let published = Published { route, topic: topic.into(), body, payload, qos: Qos::AtMostOnce };
+            inner.tell(Passed::Published(&published));
+            inner.published.push(published);
+            inner.event(LinkEvent::Published(publish));
         });
     }
 

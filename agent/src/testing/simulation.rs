@@ -20,11 +20,13 @@
 //! }
 //! ```
 
+mod arrive;
 pub(crate) mod ask;
 mod attributes;
 pub(crate) mod broker;
 mod calm;
 mod device;
+mod events;
 pub(crate) mod laws;
 mod life;
 mod plan;
@@ -63,6 +65,12 @@ pub enum Law {
     LateIsADecision,
     /// P10.
     DamageDoesNotBrick,
+    /// An event that was confirmed arrives, or is counted as dropped by the bound; oldest first on each connection.
+    EventsAreKept,
+    /// A command that was accepted ends once; one that waits for its handler is acknowledged after it.
+    CommandsEndOnce,
+    /// PUBACKs leave in the order of arrival.
+    AcknowledgedInOrder,
     /// When everything works again, the device is managed and comes to rest.
     Quiet,
     /// Nothing panics.
@@ -71,7 +79,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::AcceptedIsKept,
         Self::NoReplayRuns,
         Self::EveryDeliveryIsAnswered,
@@ -82,6 +90,9 @@ impl Law {
         Self::EverythingIsBounded,
         Self::LateIsADecision,
         Self::DamageDoesNotBrick,
+        Self::EventsAreKept,
+        Self::CommandsEndOnce,
+        Self::AcknowledgedInOrder,
         Self::Quiet,
         Self::NoPanic,
     ];
@@ -100,6 +111,9 @@ impl fmt::Display for Law {
             Self::EverythingIsBounded => "P8, everything is bounded",
             Self::LateIsADecision => "P9, late is a decision",
             Self::DamageDoesNotBrick => "P10, a damaged journal does not brick the device",
+            Self::EventsAreKept => "an event is kept until the broker has it",
+            Self::CommandsEndOnce => "a command ends once",
+            Self::AcknowledgedInOrder => "PUBACKs leave in the order of arrival",
             Self::Quiet => "the device comes to rest",
             Self::NoPanic => "nothing panics",
         })

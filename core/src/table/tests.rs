@@ -7,6 +7,7 @@ use crate::actions::{FactoryReset, Observe, Reboot};
 use crate::reply::{Accepted, Finished};
 
 mod bounds;
+mod commands;
 
 struct Device;
 

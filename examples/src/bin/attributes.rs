@@ -161,13 +161,7 @@ async fn tour() -> Result<Vec<String>, Box<dyn Error>> {
 fn config(port: u16) -> Result<Config, Box<dyn Error>> {
     Ok(Config {
         identity: Identity::device("org001", "example", "greenhouse")?,
-        broker: Broker {
-            host: "127.0.0.1".into(),
-            port,
-            tls: None,
-            keep_alive: Duration::from_secs(60),
-            durable_session: true,
-        },
+        broker: Broker::at("127.0.0.1", port),
         token: None,
         lifetime: Duration::from_secs(3600),
         device_info: DeviceInfo { model: Some("greenhouse".into()), ..DeviceInfo::default() },

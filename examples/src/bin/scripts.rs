@@ -122,13 +122,7 @@ async fn tell(out: &mut dyn Write, journal: PathBuf) -> Result<(), Error> {
 fn config(port: u16) -> Result<Config, Error> {
     Ok(Config {
         identity: Identity::device("org001", "lamp", "lamp-1")?,
-        broker: BrokerAddress {
-            host: "127.0.0.1".into(),
-            port,
-            tls: None,
-            keep_alive: Duration::from_secs(60),
-            durable_session: true,
-        },
+        broker: BrokerAddress::at("127.0.0.1", port),
         token: None,
         lifetime: Duration::from_secs(3600),
         device_info: DeviceInfo::default(),

@@ -244,6 +244,7 @@ impl World {
                 assert!(self.epoch().is_some_and(|epoch| delivery.epoch <= epoch), "{delivery:?}");
             }
             Effect::Publish { id, topic, payload } => self.published(id, &topic, &payload),
+            Effect::PublishEvent { .. } => unreachable!("nothing publishes an event here"),
             Effect::Start(task) => self.started(task),
             Effect::Cancel(_)
             | Effect::Attributes(_)

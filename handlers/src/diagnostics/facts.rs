@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotdm_core::{
-    Action, Bundle, Context, Empty, Failure, Finished, Handler, Interrupted, Refusal, Route, System, Table,
-    TableError, iso8601,
+    Action, Bundle, Context, Empty, Event, Failure, Finished, Handler, Interrupted, Refusal, Route, System,
+    Table, TableError, iso8601,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,14 +20,15 @@ mod machine;
 
 pub use change::Thresholds;
 
-/// Tells the platform how the machine is: when it asks, by `iotdm/facts`, and as the member `facts` of the attribute
-/// `metadata`.
+/// Tells the platform how the machine is: when it asks, by `iotdm/facts`, as the member `facts` of the attribute
+/// `metadata`, and as event `facts`.
 ///
 /// # Flow
 /// 1. `iotdm/facts` is answered with the [`Facts`] of this moment.
 /// 2. [`run`](Self::run) sets `metadata.facts` at the start. It reads them again after each interval, and sets them when
 ///    they differ from what is there by as much as the [`Thresholds`]. Manage carries `metadata` at every connection and renewal
 ///    (`docs/protocol.md` §4.1), and whoever observes it is notified.
+/// 3. [`publish`](Self::publish) publishes them as an event after each interval, whether they changed or not.
 ///
 /// # Guarantees
 /// * What cannot be read is left out; the rest is told.
@@ -143,6 +144,31 @@ impl SystemFacts {
         }
     }
 
+    /// Publishes the facts as event `facts` in JSON, at once and after each interval, for as long as `publish` takes it:
+    /// what a trend is made of. The thresholds do not matter here.
+    pub async fn publish<Sent>(
+        &self,
+        system: Arc<dyn System>,
+        interval: Duration,
+        publish: impl Fn(Event) -> Sent,
+    ) -> Failure
+    where
+        Sent: Future<Output = Result<(), Failure>>,
+    {
+        loop {
+            let (facts, reader, turn) = (self.clone(), system.clone(), self.turn().await);
+            let read = tokio::task::spawn_blocking(move || facts.read_in(turn, &*reader)).await;
+            // A thread that panicked, or a runtime that ends: the next time is soon enough.
+            if let Ok(facts) = read {
+                let event = Event::json(EVENT, &facts).expect("the facts are bounded, and their id is an id");
+                if let Err(failure) = publish(event).await {
+                    return failure;
+                }
+            }
+            sleep(interval).await;
+        }
+    }
+
     async fn turn(&self) -> OwnedSemaphorePermit {
         self.turn.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
@@ -255,6 +281,9 @@ pub struct Temperature {
     /// Degrees Celsius.
     pub celsius: f64,
 }
+
+/// The id of the event.
+const EVENT: &str = "facts";
 
 /// The member of `metadata`.
 const MEMBER: &str = "facts";

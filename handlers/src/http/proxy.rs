@@ -100,6 +100,27 @@ impl Proxy {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// The proxy's host.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The proxy's TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// User and password, for who makes the connection.
+    pub fn credentials(&self) -> Option<(&str, &str)> {
+        self.credentials.as_ref().map(|(user, password)| (&**user, &**password))
+    }
+
+    /// Whether a host is reached without it.
+    pub fn spares(&self, host: &str) -> bool {
+        let uri = format!("http://{host}/").parse();
+        uri.is_ok_and(|uri| self.connector().is_no_proxy(&uri))
+    }
+
     fn with_any_address(address: &str) -> Result<Self, ProxyError> {
         let parsed = ureq::Proxy::new(address).map_err(|_| ProxyError::Address)?;
         let rest = parsed.uri().path();
@@ -178,6 +199,7 @@ mod tests {
             [("http://images.local/x", true), ("http://a.acme.example/", true), ("http://other/", false)]
         {
             assert_eq!(connector.is_no_proxy(&uri.parse().unwrap()), direct, "{uri}");
+            assert_eq!(proxy.spares(uri.split('/').nth(2).unwrap()), direct, "{uri}");
         }
         for host in ["", ".", "a b", "*a", "http://h"] {
             let result = Proxy::new("http://p:1").unwrap().except([host]);

@@ -182,7 +182,7 @@ pub enum SpecError {
 
 /// How much longer than the script the action may take: the script's group gets 5 s between TERM and KILL, and a busy
 /// machine a little more. Past this the engine would answer instead of the script's own time limit.
-const BUDGET_MARGIN: Duration = Duration::from_secs(15);
+pub(super) const BUDGET_MARGIN: Duration = Duration::from_secs(15);
 
 /// How much of each output stream is kept unless configured, in bytes: as much as an answer can carry.
 const DEFAULT_OUTPUT_LIMIT_BYTES: usize = MAX_RESULT_BYTES;

@@ -114,6 +114,10 @@ impl Shared {
         self.lock().address(&self.space, device).topic(suffix)
     }
 
+    pub(super) fn command_topic(&self, device: &DeviceName, id: &str, format: &str) -> String {
+        self.lock().address(&self.space, device).command(id, format)
+    }
+
     pub(super) fn initiate(
         &self,
         device: &DeviceName,

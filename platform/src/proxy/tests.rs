@@ -155,3 +155,21 @@ async fn a_black_hole_is_detected_by_keep_alive_on_both_sides() {
     assert_eq!(device.ack_messages(1).await, ["1 #1 dup"]);
     watcher.expect_quiet().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_line_takes_its_time_for_all_that_it_carries_each_way() {
+    let (proxy, _listener, mut client, mut server) = through().await;
+    proxy.slow(1_000);
+    let began = Instant::now();
+    client.write_all(&[1; 3_000]).await.unwrap();
+    server.write_all(&[2; 2_000]).await.unwrap();
+    let mut received = [0; 3_000];
+    client.read_exact(&mut received[..2_000]).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 2);
+    server.read_exact(&mut received).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 3);
+    // What comes later does not overtake, and does not pay for what came before.
+    client.write_all(&[1; 500]).await.unwrap();
+    server.read_exact(&mut received[..500]).await.unwrap();
+    assert_eq!(began.elapsed().as_millis(), 3_500);
+}

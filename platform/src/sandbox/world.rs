@@ -157,13 +157,7 @@ impl DeviceParts {
 fn config(identity: Identity, port: u16) -> Config {
     Config {
         identity,
-        broker: BrokerAddress {
-            host: "127.0.0.1".into(),
-            port,
-            tls: None,
-            keep_alive: Duration::from_secs(30),
-            durable_session: true,
-        },
+        broker: BrokerAddress { keep_alive: Duration::from_secs(30), ..BrokerAddress::at("127.0.0.1", port) },
         token: None,
         lifetime: Duration::from_secs(3_600),
         device_info: DeviceInfo {

@@ -187,6 +187,6 @@ pub(super) fn is_documented(route: &Route, rc: Code) -> bool {
         }
         Route::DeviceUpdate => rc == Code::CHANGED,
         Route::Observe | Route::Cancel | Route::Custom { .. } => rc == Code::OK,
-        Route::Response | Route::Unknown(_) => rc.is_success(),
+        Route::Response | Route::Command { .. } | Route::Unknown(_) => rc.is_success(),
     }
 }

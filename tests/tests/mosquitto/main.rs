@@ -6,6 +6,8 @@
 //! The first command is for `kills` alone, which ends the real program again and again, and says how to do it a thousand
 //! times.
 
+mod gateway;
 mod kills;
+mod mqtt5;
 mod sessions;
 mod vectors;

@@ -1,16 +1,29 @@
 //! The whole agent with its real link and its real journal, against the in-process broker through a proxy that fails
 //! on purpose, on the paused clock: outages of hours take milliseconds.
 
+mod garbage;
 mod lives;
+mod names;
 mod rig;
+mod slow;
+mod stranger;
+mod takeover;
+mod trouble;
+mod wire;
 
 use std::time::Duration;
 
+use iotdm_agent::config::Tls;
 use iotdm_core::MAX_PAYLOAD_BYTES;
 use iotdm_platform::proxy::Direction;
 use tokio::time::{Instant, advance, sleep};
 
 use rig::Rig;
+
+/// TLS for those whom the authority of the tests vouches for.
+fn authority() -> Tls {
+    Tls { ca_pem: Some(include_bytes!("../security/certificates/authority.pem").to_vec()), ..Tls::default() }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_answered_over_a_real_connection_and_a_replay_gets_the_same_bytes() {

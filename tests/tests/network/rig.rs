@@ -9,7 +9,7 @@ use iotdm_platform::broker::{Broker, BrokerOptions, Mount, QoS};
 use iotdm_platform::proxy::FaultProxy;
 use iotdm_tests::application::{Application, bench_request};
 use rumqttc::{AsyncClient, MqttOptions};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -45,19 +45,26 @@ pub(crate) struct Rig {
     folder: TempDir,
     system: TestSystem,
     counter: Counter,
+    set_up: Box<dyn Fn(&mut Config) + Send>,
     agent: Option<JoinHandle<()>>,
 }
 
 impl Rig {
     /// Everything running, and the device managed.
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, set up otherwise.
+    pub(crate) async fn with(set_up: impl Fn(&mut Config) + Send + 'static) -> Self {
         let options = BrokerOptions { mount: Mount::Off, payload_limit: 1 << 20, ..BrokerOptions::default() };
         let broker = Broker::start(options).await.expect("loopback has a free port");
         let proxy = FaultProxy::start(broker.local_addr()).await.expect("loopback has a free port");
         let application = Application::connect(broker.local_addr().port()).await;
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let (system, counter) = (TestSystem::new(), Counter::default());
-        let mut rig = Self { broker, proxy, application, folder, system, counter, agent: None };
+        let set_up = Box::new(set_up);
+        let mut rig = Self { broker, proxy, application, folder, system, counter, set_up, agent: None };
         rig.start().await;
         rig
     }
@@ -66,6 +73,7 @@ impl Rig {
         let mut config = config();
         config.broker.host = "127.0.0.1".into();
         config.broker.port = self.proxy.local_addr().port();
+        (self.set_up)(&mut config);
         config
     }
 
@@ -106,6 +114,13 @@ impl Rig {
     pub(crate) fn inject(&self, payload: Vec<u8>) {
         let sent = self.broker.publish("iotdm-1/mgmt/custom/bench/echo", payload, QoS::AtLeastOnce, false);
         assert_eq!(sent.expect("the broker takes it"), 1);
+    }
+
+    /// Asks for an echo of a name of so many bytes, which makes the answer as large as the request.
+    pub(crate) fn send_name(&self, req_id: &str, bytes: usize) {
+        let d = json!({"fields": [{"field": "n".repeat(bytes), "value": "1"}]});
+        let request = json!({"d": d, "reqId": req_id}).to_string();
+        self.application.publish("iotdm-1/mgmt/custom/bench/echo", request);
     }
 
     pub(crate) async fn ask(&mut self, req_id: &str) -> Value {

@@ -18,7 +18,7 @@
 //! | 11 | `::without_a_uri_the_stored_one_counts_and_without_any_it_is_400` |
 //! | 12 | `::device_update_is_answered_exactly_when_it_has_a_req_id` |
 //! | 13 | `::an_update_that_changes_nothing_is_204` |
-//! | 14 | `::a_gateways_topics_have_no_final_slash`; its subscription cannot be shown: an agent for gateways is not there |
+//! | 14 | `::a_gateways_topics_have_no_final_slash`, `agent/src/agent/gateway.rs::a_gateway_subscribes_once_for_all_of_its_devices` |
 //! | 15 | `::a_device_subscribes_to_all_of_its_topics_once` |
 //! | 16 | `tests/tests/pipeline/sessions.rs::a_product_leaves_management_and_comes_back` |
 //! | 17 | `::a_reboot_is_answered_first_and_a_custom_action_worked_first` |

@@ -4,12 +4,16 @@
 
 mod attributes;
 mod bounds;
+mod commands;
 mod counts;
 mod crashes;
 mod diagnostics;
 mod disagreements;
+mod events;
+mod expiry;
 mod firmware_download;
 mod firmware_install;
+mod gateway;
 mod histories;
 mod own_action;
 mod product;

@@ -9,7 +9,7 @@ use iotdm_agent::engine::{
 use iotdm_agent::journal::Journal;
 use iotdm_agent::store::{MemoryDisk, StoreSource};
 use iotdm_core::{
-    BootId, Code, Decision, Interrupted, Late, Manage, Phases, Policy, ReplyParts, Route, Topic,
+    Acknowledge, BootId, Code, Decision, Interrupted, Late, Manage, Phases, Policy, ReplyParts, Route, Topic,
 };
 use serde_json::{Value, json};
 
@@ -103,7 +103,8 @@ impl Bench {
     }
 
     fn give(&mut self, delivery: Option<Delivery>, topic: &str, payload: Bytes) {
-        self.input(Input::Delivered(Delivered { delivery, topic: topic.into(), payload, retained: false }));
+        let topic = topic.into();
+        self.input(Input::Delivered(Delivered { delivery, topic, payload, retained: false, waited: None }));
     }
 
     /// Asks at QoS 1 and lets follow what follows from it.
@@ -181,14 +182,18 @@ fn settings(limits: Limits) -> Settings {
         late: Late::Run,
         interrupted: Interrupted::Refuse,
         attempts: 1,
+        acknowledge: Acknowledge::Durable,
     };
     Settings {
+        subject: iotdm_core::Subject::Connected,
+        gateway: None,
         policies: BTreeMap::from([(WORK, policy)]),
         manage: Manage::default(),
         configured: vec![("deviceInfo".into(), json!({})), ("metadata".into(), json!({}))],
         attributes: AttributeRules::default(),
         limits,
         unnoticed: Duration::from_secs(120),
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }

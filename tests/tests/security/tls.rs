@@ -69,7 +69,7 @@ fn device(port: u16, ca: &str) -> Config {
     let mut config = config();
     config.broker.host = "localhost".into();
     config.broker.port = port;
-    config.broker.tls = Some(Tls { ca_pem: Some(ca.as_bytes().to_vec()), client_pem: None });
+    config.broker.tls = Some(Tls { ca_pem: Some(ca.as_bytes().to_vec()), ..Tls::default() });
     config.token = Some(Secret::new(TOKEN));
     config
 }

@@ -36,6 +36,7 @@ impl Engine {
             self.session.manage_ids.pop_front();
         }
         self.session.manage_ids.push_back(req_id);
+        self.withheld.asked(self.now.monotonic);
         self.session.manage = Manage::Waiting;
         self.session.manage_attempts += 1;
         self.timers.set(Timer::Manage, self.now.monotonic + MANAGE_ANSWER_WITHIN);
@@ -51,6 +52,7 @@ impl Engine {
         // A second response to the same manage is one to nothing: it changes nothing, and its log lines are bounded.
         self.session.manage_ids.remove(place);
         // Whatever it says: it came through the same queue as everything the broker had kept for us.
+        self.withheld.answered();
         self.lift_fence();
         let pause = match response.rc {
             rc if rc.is_success() => return self.managed(rc),

@@ -293,7 +293,8 @@ fn an_answer_to_manage_on_a_connection_that_was_given_up_lifts_no_fence() {
     world.go_offline();
     let payload = serde_json::json!({ "rc": 200, "reqId": req_id }).to_string().into();
     let topic = "iotdm-1/response".into();
-    let delivered = crate::engine::Delivered { delivery: None, topic, payload, retained: false };
+    let delivered =
+        crate::engine::Delivered { delivery: None, topic, payload, retained: false, waited: None };
     let mark = world.engine().mark.clone();
     world.elapsed += secs(6);
     world.input(crate::engine::Input::Delivered(delivered));

@@ -130,6 +130,25 @@ fn when_both_set_it_at_once_the_platform_hears_who_won() {
     assert!(reported(&world)[1..].iter().all(|longitude| *longitude == 6.0), "{:?}", reported(&world));
 }
 
+/// The report was given up while its responses, and the platform's location before them, waited behind a full outbox: the
+/// platform kept 5.
+#[test]
+fn a_report_is_not_given_up_while_its_response_may_wait_here() {
+    let mut world = World::with(|settings| settings.limits.outbox = 1);
+    world.broker.refuses_answers = true;
+    world.deliver("u", update("metadata", json!({"a": 1})));
+    world.broker.rc.insert("device/update/location", None);
+    move_to(&mut world, 5.0);
+    moved_by_platform(&mut world, 6.0);
+    world.pass(minutes(9));
+    assert_eq!(reported(&world), [5.0]);
+    world.broker.rc.clear();
+    world.broker.refuses_answers = false;
+    world.pass(minutes(20));
+    assert_eq!(longitude(&world), Some(6.0));
+    assert_eq!(reported(&world), [5.0, 6.0]);
+}
+
 #[test]
 fn a_report_that_waits_says_what_the_platform_set_meanwhile() {
     let mut world = World::new();

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Failure, Performed, Recovery, Refusal, ReqId, Subject};
+use iotdm_core::{Decision, Failure, Performed, Recovery, Refusal, ReqId, Route, Subject};
 use serde_json::{Value, json};
 
-use crate::engine::{Engine, Input, KeyHash, Settings, TaskMoment};
+use crate::engine::{Engine, Fingerprint, Input, KeyHash, Settings, TaskMoment};
 use crate::testing::simulation::broker::{Broker, Message, Received};
+use crate::testing::simulation::laws::Copy;
 
 pub(super) use crate::testing::simulation::ask::*;
 pub(super) use crate::testing::simulation::settings::*;
@@ -55,6 +56,20 @@ impl World {
     pub(super) fn deliver(&mut self, req_id: &str, ask: Ask) {
         self.send(req_id, ask);
         self.run();
+    }
+
+    /// The platform asks for something, and the laws know when.
+    pub(super) fn send_known(&mut self, req_id: &str, ask: Ask) {
+        let copy = Copy {
+            req_id: ReqId::from_text(req_id),
+            fingerprint: Fingerprint::of(&Route::custom("lamp", "fresh"), None),
+            sent_at: self.elapsed,
+            delivered_at: None,
+            acked: false,
+            excused: false,
+        };
+        let number = self.send(req_id, ask);
+        self.laws.sent(number, copy, Kind::Fresh);
     }
 
     /// These bytes arrive on this topic.

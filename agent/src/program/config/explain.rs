@@ -39,6 +39,16 @@ fn missing(key: &str) -> &'static str {
         "device.org" => "add the organization's id, such as org = \"abc123\"",
         "device.type" => "add the device type as it is registered, such as type = \"lamp\"",
         "device.id" => "add the device's id as it is registered, such as id = \"lamp-17\"",
+        _ if key.starts_with("attached") && key.ends_with(".reboot.command") => {
+            "add the program that restarts the device and ends when it is back, and its arguments, such as \
+             command = [\"/usr/lib/iotdm-agent/restart-on-the-bus\", \"p-1\"]"
+        }
+        _ if key.starts_with("attached") && key.matches('.').count() == 1 && key.ends_with(".type") => {
+            "add the device type as it is registered, such as type = \"pump\""
+        }
+        _ if key.starts_with("attached") && key.matches('.').count() == 1 && key.ends_with(".id") => {
+            "add the device's id as it is registered, such as id = \"p-1\""
+        }
         "actions.firmware.staging_dir" => {
             "add the folder that keeps images until they are installed, such as staging_dir = \"/var/lib/iotdm-agent/images\""
         }
@@ -63,7 +73,11 @@ fn missing(key: &str) -> &'static str {
 }
 
 fn unknown_key(path: &str, message: &str) -> Option<String> {
-    let (found, expected) = message.strip_prefix("unknown field `")?.rsplit_once("`, expected ")?;
+    let rest = message.strip_prefix("unknown field `")?;
+    if rest.ends_with("`, there are no fields") {
+        return Some(format!("is not a known key; [{}] has none", path.rsplit_once('.')?.0));
+    }
+    let (found, expected) = rest.rsplit_once("`, expected ")?;
     if TOKEN_KEYS.contains(&found) {
         return Some(
             "is not a known key; the token stands in a file or a variable, which [auth] names with token_file or \
@@ -93,7 +107,8 @@ fn wrong_type(path: &str, message: &str) -> Option<String> {
         return Some("expected a text in quotes".into());
     }
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
-    let sections = ["script", "parameter", "log"].iter().any(|last| path.rsplit('.').next() == Some(last));
+    let sections =
+        ["script", "parameter", "log", "attached"].iter().any(|last| path.rsplit('.').next() == Some(last));
     if sections && found == "map" && expected == "a sequence" {
         let names: Vec<&str> = path.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
         let name = names.join(".");

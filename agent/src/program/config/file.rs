@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use iotdm_agent::DropPolicy;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Verify;
+use super::attached::{AttachedSection, GatewaySection};
 use super::attributes::{Attribute, Place};
+use super::broker::Broker;
+use super::commands::CommandSection;
 use super::declaration::Script;
 use super::restarts::{FactoryResetSection, RebootSection};
+use super::values::events::{EventCount, EventInterval, EventStoreBytes};
 use super::values::{
-    Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, Host, ImageBytes, KeepAlive,
-    Kept, KeptBytes, LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, Port,
-    ProxyText, PublicKeyText, Rate, Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit,
-    VariableName, Whole,
+    Attempts, Budget, Command, CredentialsVariable, FactsInterval, FilePath, ImageBytes, Kept, KeptBytes,
+    LateChoice, Lifetime, ManagedWithin, NameText, Outbox, Pending, Percent, ProxyText, PublicKeyText, Rate,
+    Running, ShutdownGrace, Span, StallLimit, UploadBytes, UploadLimit, UserName, VariableName, Whole,
 };
 use crate::program::logging::{Level, LogFormat};
 
@@ -21,6 +25,9 @@ use crate::program::logging::{Level, LogFormat};
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) device: Device,
+    pub(super) gateway: Option<GatewaySection>,
+    #[serde(default)]
+    pub(super) attached: Vec<AttachedSection>,
     #[serde(default)]
     pub(super) attributes: BTreeMap<String, Attribute>,
     #[serde(default)]
@@ -34,7 +41,11 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
+    pub(super) events: Events,
+    #[serde(default)]
     pub(super) actions: Actions,
+    #[serde(default)]
+    pub(super) commands: BTreeMap<String, CommandSection>,
     #[serde(default)]
     pub(super) log: Log,
 }
@@ -65,23 +76,11 @@ pub(super) struct DeviceInfo {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a section, [broker]")]
-pub(super) struct Broker {
-    pub(super) host: Option<Host>,
-    pub(super) port: Option<Whole<Port>>,
-    pub(super) tls: Option<bool>,
-    pub(super) ca_file: Option<FilePath>,
-    pub(super) client_certificate: Option<FilePath>,
-    pub(super) client_key: Option<FilePath>,
-    pub(super) keep_alive: Option<Span<KeepAlive>>,
-    pub(super) durable_session: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section, [auth]")]
 pub(super) struct Auth {
     pub(super) token_file: Option<FilePath>,
     pub(super) token_env: Option<VariableName>,
+    pub(super) user_name: Option<UserName>,
     /// Known only to be refused with a reason; its value is never looked at.
     pub(super) token: Option<IgnoredAny>,
 }
@@ -108,6 +107,32 @@ pub(super) struct Limits {
     pub(super) pending: Option<Whole<Pending>>,
     pub(super) outbox: Option<Whole<Outbox>>,
     pub(super) shutdown_grace: Option<Span<ShutdownGrace>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section, [events]")]
+pub(super) struct Events {
+    pub(super) store_bytes: Option<Whole<EventStoreBytes>>,
+    pub(super) store_count: Option<Whole<EventCount>>,
+    pub(super) drop: DropChoice,
+}
+
+/// Which event gives way at the bound.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DropChoice {
+    #[default]
+    Oldest,
+    Newest,
+}
+
+impl From<DropChoice> for DropPolicy {
+    fn from(choice: DropChoice) -> Self {
+        match choice {
+            DropChoice::Oldest => Self::Oldest,
+            DropChoice::Newest => Self::Newest,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -248,6 +273,7 @@ pub(super) struct DeclaredLog {
 pub(super) struct Facts {
     pub(super) disks: Option<Vec<FilePath>>,
     pub(super) interval: Option<Span<FactsInterval>>,
+    pub(super) event_interval: Option<Span<EventInterval>>,
     pub(super) memory_percent: Option<Whole<Percent>>,
     pub(super) disk_percent: Option<Whole<Percent>>,
     pub(super) load: Option<f64>,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use iotdm_agent::Secret;
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Opens a regular file. A pipe or a device could block the start for ever.
@@ -68,7 +68,11 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<u8>, String> {
     let pem = read(file, path, MAX_PEM_BYTES, content)?;
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        certificate.map_err(|reason| damaged(path, &reason))?;
+        certificate.map_err(|reason| match reason {
+            // Its own text shows the marker as numbers.
+            pem::Error::MissingSectionEnd { .. } => damaged(path, &"it ends within one"),
+            other => damaged(path, &other),
+        })?;
         count += 1;
     }
     match count {

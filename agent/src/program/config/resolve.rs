@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iotdm_agent::{Broker, Config, Limits, Secret, Tls};
+use iotdm_agent::{Broker, Config, Limits, Secret};
 use iotdm_core::{ClientKind, DeviceInfo, Identity};
 
 use super::document::Document;
@@ -14,7 +14,9 @@ use super::{ConfigError, Problem, Settings, Surroundings, references};
 use crate::program::logging::LogSettings;
 
 mod actions;
+mod broker;
 mod diagnostics;
+mod events;
 mod firmware;
 mod http;
 mod install;
@@ -28,22 +30,30 @@ mod scripts;
 /// [`ConfigError`] with everything that is wrong, in the order of the file.
 pub(super) fn resolve(
     document: &Document<'_>,
-    file: File,
+    mut file: File,
     surroundings: &Surroundings<'_>,
 ) -> Result<Settings, ConfigError> {
     let mut resolver = Resolver::new(document, surroundings);
-    let identity = resolver.identity(&file.device);
+    let kind = resolver.kind(file.gateway.as_ref(), &file.attached);
+    let identity = Identity { kind, ..Resolver::identity(&file.device) };
+    let attached = resolver.attached(std::mem::take(&mut file.attached), &identity.subject());
     let token = resolver.token(&file.auth);
     resolver.secret_variable = file.auth.token_env.as_ref().map(|name| name.0.clone());
-    let broker = resolver.broker(&file.broker, &identity);
+    let broker =
+        Broker { user_name: resolver.user_name(&file.auth), ..resolver.broker(&file.broker, &identity) };
+    if identity.is_quickstart() {
+        resolver.refuse_for_quickstart(&file);
+    }
     let journal =
         file.journal.path.as_ref().map_or_else(|| PathBuf::from(DEFAULT_JOURNAL), |path| resolver.path(path));
     let kept = resolver.kept(&file, &journal);
     let metadata = file.device.metadata.and_then(|table| resolver.metadata(table));
     let location = resolver.location(file.device.location);
     let thresholds = resolver.thresholds(file.attributes);
-    let limits = resolver.limits(&file.journal, &file.limits);
+    let limits =
+        Limits { events: resolver.events(&file.events), ..resolver.limits(&file.journal, &file.limits) };
     let actions = resolver.actions(file.actions, kept);
+    let commands = resolver.commands(file.commands, kind);
     let config = Config {
         identity,
         broker,
@@ -59,7 +69,17 @@ pub(super) fn resolve(
     if !resolver.problems.is_empty() {
         return Err(ConfigError::all(resolver.problems, document.path()));
     }
-    Ok(Settings { config, location, thresholds, actions, journal, log, warnings: resolver.warnings })
+    Ok(Settings {
+        config,
+        location,
+        thresholds,
+        attached,
+        actions,
+        commands,
+        journal,
+        log,
+        warnings: resolver.warnings,
+    })
 }
 
 pub(super) struct Resolver<'a> {
@@ -104,13 +124,7 @@ impl<'a> Resolver<'a> {
         (self.surroundings.variable)(CREDENTIALS_DIRECTORY).filter(|folder| !folder.is_empty())
     }
 
-    fn identity(&mut self, device: &file::Device) -> Identity {
-        if device.org.0.as_str() == QUICKSTART {
-            self.problem(
-                "device.org",
-                "quickstart has no device management; write the id of an organization of your own",
-            );
-        }
+    fn identity(device: &file::Device) -> Identity {
         Identity {
             kind: ClientKind::Device,
             org: device.org.0.clone(),
@@ -156,44 +170,17 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn broker(&mut self, broker: &file::Broker, identity: &Identity) -> Broker {
-        let with_tls = broker.tls.unwrap_or(true);
-        let tls = with_tls.then(|| self.tls(broker));
-        if !with_tls {
-            self.refuse_tls_keys(broker);
+    /// Only a broker that knows users has one to give.
+    fn user_name(&mut self, auth: &file::Auth) -> Option<String> {
+        let name = auth.user_name.as_ref()?;
+        if auth.token_file.is_none() && auth.token_env.is_none() {
+            self.problem(
+                "auth.user_name",
+                "is of no use without a password; name the file that holds it with token_file, or the variable with \
+                 token_env",
+            );
         }
-        let default_port = if with_tls { 8883 } else { 1883 };
-        Broker {
-            host: broker
-                .host
-                .as_ref()
-                .map_or_else(|| format!("{}{DEFAULT_DOMAIN}", identity.org), |host| host.0.clone()),
-            port: broker.port.as_ref().map_or(default_port, |port| {
-                u16::try_from(port.get()).expect("the range of a port ends at 65535")
-            }),
-            tls,
-            keep_alive: broker.keep_alive.as_ref().map_or(DEFAULT_KEEP_ALIVE, |time| time.get()),
-            durable_session: broker.durable_session.unwrap_or(true),
-        }
-    }
-
-    fn tls(&mut self, broker: &file::Broker) -> Tls {
-        let ca_pem = self.authorities("broker.ca_file", broker.ca_file.as_ref());
-        let (certificate, key) = (broker.client_certificate.as_ref(), broker.client_key.as_ref());
-        Tls { ca_pem, client_pem: self.client_pem("broker", certificate, key) }
-    }
-
-    fn refuse_tls_keys(&mut self, broker: &file::Broker) {
-        let keys = [
-            ("broker.ca_file", &broker.ca_file),
-            ("broker.client_certificate", &broker.client_certificate),
-            ("broker.client_key", &broker.client_key),
-        ];
-        for (key, value) in keys {
-            if value.is_some() {
-                self.problem(key, "is of no use with tls = false; remove it, or set tls = true");
-            }
-        }
+        Some(name.0.clone())
     }
 
     fn authorities(&mut self, key: &str, path: Option<&FilePath>) -> Option<Vec<u8>> {
@@ -204,6 +191,7 @@ impl<'a> Resolver<'a> {
     fn limits(&mut self, journal: &file::Journal, limits: &file::Limits) -> Limits {
         let default = Limits::default();
         let chosen = Limits {
+            events: default.events,
             running: limits.running.as_ref().map_or(default.running, |number| number.get_usize()),
             pending: limits.pending.as_ref().map_or(default.pending, |number| number.get_usize()),
             kept_executed: journal
@@ -240,30 +228,9 @@ impl<'a> Resolver<'a> {
             ));
         }
     }
-
-    /// What an operator may want, and should know of.
-    fn warn_of_exposure(&mut self, config: &Config) {
-        let local = is_local(&config.broker.host);
-        if config.broker.tls.is_none() && config.token.is_some() && !local {
-            self.warnings.push(format!(
-                "broker.tls is false: the token travels to {} for everybody to read",
-                config.broker.host
-            ));
-        }
-        let has_certificate = config.broker.tls.as_ref().is_some_and(|tls| tls.client_pem.is_some());
-        if config.token.is_none() && !has_certificate && !local {
-            self.warnings
-                .push("there is neither a token nor a client certificate: few brokers accept that".into());
-        }
-        if !config.broker.durable_session {
-            self.warnings.push(
-                "broker.durable_session is false: what the platform asks for while the device is away is lost".into(),
-            );
-        }
-    }
 }
 
-fn device_info(info: file::DeviceInfo) -> DeviceInfo {
+pub(super) fn device_info(info: file::DeviceInfo) -> DeviceInfo {
     DeviceInfo {
         serial_number: info.serial_number,
         manufacturer: info.manufacturer,
@@ -274,10 +241,6 @@ fn device_info(info: file::DeviceInfo) -> DeviceInfo {
         hw_version: info.hw_version,
         descriptive_location: info.descriptive_location,
     }
-}
-
-fn is_local(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Looks for a program: a path as it is, a name along `PATH`.
@@ -305,18 +268,9 @@ fn find(program: &Path, search: Option<OsString>) -> Result<(), &'static str> {
 /// The permission bits of whoever may execute a file.
 const EXECUTABLE: u32 = 0o111;
 
-/// The organization of IBM's trial service (`docs/protocol.md` §1.4).
-const QUICKSTART: &str = "quickstart";
-
-/// What follows the organization in the broker's name (`docs/protocol.md` §1.1).
-const DEFAULT_DOMAIN: &str = ".messaging.internetofthings.ibmcloud.com";
-
 const DEFAULT_JOURNAL: &str = "/var/lib/iotdm-agent/journal";
 
 const DEFAULT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60 * 60);
-
-/// The SDKs' own (`docs/protocol.md` §1.5).
-const DEFAULT_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where systemd tells a service the folder of its credentials.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

@@ -9,10 +9,15 @@ use tempfile::TempDir;
 
 use super::{FirmwareInstaller, Settings, Surroundings};
 
+mod attached;
 mod attributes;
+mod commands;
 mod diagnostics;
+mod endpoints;
+mod events;
 mod firmware;
 mod mistakes;
+mod mqtt;
 mod restarts;
 mod sample;
 mod scripts;
@@ -197,7 +202,8 @@ fn metadata_becomes_json_and_times_become_texts() {
 
 #[test]
 fn a_token_in_clear_is_warned_of_but_not_on_the_same_machine() {
-    for (host, warned) in [("example.com", true), ("localhost", false), ("127.0.0.1", false), ("::1", false)]
+    for (host, warned) in
+        [("example.com", true), ("localhost", false), ("127.0.0.1", false), ("::1", false), ("[::1]", false)]
     {
         let text = format!("[broker]\nhost = \"{host}\"\ntls = false\n[auth]\ntoken_env = \"T\"\n");
         let warnings = Place::with(&with_device(&text)).variable("T", "t0k3n").load().unwrap().warnings;

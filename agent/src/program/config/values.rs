@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+pub(super) mod events;
 mod images;
 
 pub(super) use images::ProxyChoice;
@@ -204,7 +204,7 @@ macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident($inner:ty): $expecting:literal, $parse:expr;)+) => {$(
         $(#[$doc])*
         #[derive(Debug)]
-        pub(super) struct $name(pub(super) $inner);
+        pub(in crate::program::config) struct $name(pub(in crate::program::config) $inner);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -229,6 +229,11 @@ macro_rules! texts {
     )+};
 }
 
+mod shared;
+
+use shared::host;
+pub(super) use shared::{PrefixText, UserName};
+
 texts! {
     /// A part of the identity.
     NameText(Name): "an identifier in quotes", |text| text.parse().map_err(|error: iotdm_core::NameError| error.to_string());
@@ -246,33 +251,6 @@ texts! {
     PublicKeyText(PublicKey): "a public key of minisign in quotes", public_key;
     /// A bundle or action id (`docs/protocol.md` §5.6).
     CustomId(String): "an id in quotes", custom_id;
-}
-
-fn host(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err(
-            "is empty; write the broker's host name, or leave the key out to derive it from device.org"
-                .into(),
-        );
-    }
-    if text.contains("://") {
-        return Err(format!("{text:?} is a URL; write the host name alone, and the port as broker.port"));
-    }
-    if text.parse::<IpAddr>().is_ok() {
-        return Ok(text.into());
-    }
-    if let Some((name, port)) = text.rsplit_once(':')
-        && port.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return Err(format!("{text:?} holds a port; write host = {name:?} and port = {port}"));
-    }
-    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if text.len() > MAX_HOST_BYTES || !text.bytes().all(is_host_byte) {
-        return Err(format!(
-            "{text:?} is no host name; letters, digits, - and . are allowed, {MAX_HOST_BYTES} at most"
-        ));
-    }
-    Ok(text.into())
 }
 
 fn file_path(text: &str) -> Result<PathBuf, String> {
@@ -391,9 +369,6 @@ impl<'de> Deserialize<'de> for LateChoice {
 }
 
 const LATE_FORMS: &str = "\"run\" or { refuse_after = \"15m\" }";
-
-/// Longest name in the domain name system, in bytes.
-const MAX_HOST_BYTES: usize = 253;
 
 /// Longest path that Linux takes, in bytes.
 const MAX_PATH_BYTES: usize = 4095;

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Code, Route, Topic, UpRoute};
+use iotdm_core::{Code, Route, Subject, Topic, UpRoute};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::engine::PublishId;
 use crate::link::LinkEvent;
@@ -27,6 +29,8 @@ pub(super) struct Inner {
     pub(super) in_flight: BTreeMap<u16, Message>,
     pub(super) next_packet: u16,
     pub(super) window: Option<usize>,
+    pub(super) counts_waiting: bool,
+    pub(super) refuse_answers: bool,
     pub(super) published: Vec<Published>,
     pub(super) seen: BTreeMap<String, usize>,
     pub(super) answers: BTreeMap<UpRoute, Option<Code>>,
@@ -42,6 +46,7 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) at_least_once: bool,
     pub(super) retained: bool,
+    pub(super) sent: Instant,
 }
 
 /// Something that passed between the device and its broker.
@@ -105,9 +110,10 @@ impl Inner {
         while self.connection.is_some() && self.session && self.in_flight.len() < self.window.unwrap_or(20) {
             let Some(message) = self.queue.pop_front() else { return };
             let packet = message.at_least_once.then(|| self.packet());
-            let Message { topic, payload, retained, .. } = message.clone();
+            let Message { topic, payload, retained, sent, .. } = message.clone();
             self.tell(Passed::Delivered(&topic, &payload));
-            self.event(LinkEvent::Message { packet, topic, payload, retained });
+            let waited = self.counts_waiting.then(|| Duration::from_secs(sent.elapsed().as_secs()));
+            self.event(LinkEvent::Message { packet, topic, payload, retained, waited });
             self.in_flight.extend(packet.map(|packet| (packet, message)));
         }
     }
@@ -118,19 +124,20 @@ impl Inner {
         self.next_packet
     }
 
-    pub(super) fn respond(&mut self, route: Option<UpRoute>, req_id: &Value) {
-        let Some(route) = route.filter(|route| *route != UpRoute::Response && !req_id.is_null()) else {
+    pub(super) fn respond(&mut self, subject: Subject, route: UpRoute, req_id: &Value) {
+        if route == UpRoute::Response || req_id.is_null() {
             return;
-        };
+        }
         let code = self.answers.get(&route).copied().unwrap_or(Some(Code::OK));
         if let Some(code) = code {
             let body = json!({ "rc": code.as_u16(), "reqId": req_id });
-            let topic = Topic::own(Route::Response).to_string();
+            let topic = Topic { subject, route: Route::Response }.to_string();
             self.queue.push_back(Message {
                 topic,
                 payload: body.to_string().into(),
                 at_least_once: true,
                 retained: false,
+                sent: Instant::now(),
             });
             self.deliver();
         }

@@ -28,6 +28,12 @@ pub(crate) enum Kind {
     UnknownAction,
     /// A body that the handler's action cannot decode.
     BadBody,
+    /// A command that must not be repeated by the device; one that may; one that may be late; one that is acknowledged
+    /// when its handler has ended. Commands have no reqId, so that none is among [`ALL`](Self::ALL).
+    CommandOnce,
+    CommandAgain,
+    CommandFresh,
+    CommandHeld,
     /// The platform moves the device. Each has a place of its own, so that none is among [`ALL`](Self::ALL).
     Place,
 }
@@ -70,6 +76,7 @@ impl Kind {
             Self::UnknownAction => Ask::new("mgmt/custom/kettle/boil"),
             Self::BadBody => once().body(json!(BAD_BODY)),
             Self::Place => place(0),
+            command => unreachable!("{command:?} is no request"),
         }
     }
 
@@ -81,6 +88,7 @@ impl Kind {
             Route::FirmwareDownload => return Self::Download,
             Route::FirmwareUpdate => return Self::Update,
             Route::Custom { action, .. } => action,
+            Route::Command { id, .. } => return Self::of_command(id),
             other => unreachable!("{other} has no handler"),
         };
         match &**action {
@@ -90,6 +98,16 @@ impl Kind {
             "after" => Self::After,
             "late" => Self::Late,
             _ => Self::Fresh,
+        }
+    }
+
+    /// Which kind of command has this id.
+    pub(crate) fn of_command(id: &str) -> Self {
+        match id {
+            "once" => Self::CommandOnce,
+            "again" => Self::CommandAgain,
+            "fresh" => Self::CommandFresh,
+            _ => Self::CommandHeld,
         }
     }
 
@@ -104,6 +122,11 @@ impl Kind {
                 | Self::UnknownTopic
                 | Self::UnknownAction
         )
+    }
+
+    /// Whether nobody is answered.
+    pub(crate) fn is_command(self) -> bool {
+        matches!(self, Self::CommandOnce | Self::CommandAgain | Self::CommandFresh | Self::CommandHeld)
     }
 
     /// Whether the answer comes first, and the work after it.
@@ -121,11 +144,11 @@ impl Kind {
     }
 
     pub(crate) fn may_run_again(self) -> bool {
-        self == Self::Again
+        matches!(self, Self::Again | Self::CommandAgain | Self::CommandHeld)
     }
 
     pub(crate) fn refused_after(self) -> Option<Duration> {
-        matches!(self, Self::Fresh | Self::Late).then_some(FRESH_FOR)
+        matches!(self, Self::Fresh | Self::Late | Self::CommandFresh).then_some(FRESH_FOR)
     }
 
     /// Whether an answer to it may carry this code (`docs/protocol.md` §3).

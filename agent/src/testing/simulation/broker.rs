@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use iotdm_core::Qos;
 use serde_json::{Value, json};
 
 use crate::engine::{Delivered, Delivery, Input, Lost, PublishId};
@@ -16,6 +17,12 @@ pub(crate) struct Broker {
     pub(crate) grants: bool,
     /// Whether publishes are acknowledged at once, or held back.
     pub(crate) pubacks: bool,
+    /// Whether answers are refused, as brokers with MQTT 5 may do.
+    pub(crate) refuses_answers: bool,
+    /// Whether it ends the connection at an event, as brokers do at a topic that they forbid.
+    pub(crate) ends_at_events: bool,
+    /// Whether nobody has to subscribe to anything.
+    pub(crate) allows_all: bool,
     pub(crate) has_session: bool,
     /// How many deliveries it sends before it waits for PUBACKs.
     pub(crate) window: usize,
@@ -25,6 +32,8 @@ pub(crate) struct Broker {
     pub(crate) received: Vec<Received>,
     /// Keeps no order across topics, as brokers that spread a session over queues do.
     pub(crate) reorders: Option<fastrand::Rng>,
+    /// Says of each message how long it has waited, as brokers with MQTT 5 do where messages expire.
+    pub(crate) counts_waiting: bool,
     /// How often it was connected.
     pub(crate) connections: u64,
     epoch: Option<u64>,
@@ -34,7 +43,7 @@ pub(crate) struct Broker {
     next_packet: u16,
     next_number: u64,
     up: VecDeque<Up>,
-    held_back: Vec<PublishId>,
+    pub(crate) held_back: Vec<PublishId>,
 }
 
 /// A message for the device.
@@ -62,6 +71,7 @@ impl Message {
             topic: self.topic.clone(),
             payload: self.payload.clone(),
             retained: self.retained,
+            waited: None,
         }
     }
 }
@@ -69,6 +79,7 @@ impl Message {
 enum Up {
     Ack(u16),
     Publish(PublishId, String, Bytes),
+    Event(PublishId, String, Bytes, Qos),
 }
 
 impl Default for Broker {
@@ -78,11 +89,15 @@ impl Default for Broker {
             credentials_accepted: true,
             grants: true,
             pubacks: true,
+            refuses_answers: false,
+            ends_at_events: false,
+            allows_all: false,
             has_session: false,
             window: 20,
             rc: BTreeMap::new(),
             received: Vec::new(),
             reorders: None,
+            counts_waiting: false,
             connections: 0,
             epoch: None,
             is_subscribed: false,
@@ -130,6 +145,11 @@ impl Broker {
     }
 
     /// The connection is gone, and what was on its way with it; unacknowledged deliveries will come again.
+    /// The network breaks, or the broker closes: they differ in what follows from a series of them.
+    pub(crate) fn loss(&self) -> Lost {
+        if self.connections.is_multiple_of(2) { Lost::Closed } else { Lost::Other }
+    }
+
     pub(crate) fn cut(&mut self) {
         self.epoch = None;
         self.is_subscribed = false;
@@ -157,6 +177,14 @@ impl Broker {
         assert!(payload.len() <= 131_072, "a message of {} bytes ends the connection", payload.len());
         if self.is_connected() {
             self.up.push_back(Up::Publish(id, topic, payload));
+        }
+    }
+
+    pub(crate) fn publish_event(&mut self, id: PublishId, topic: String, payload: Bytes, qos: Qos) {
+        assert!(payload.len() <= 131_072, "an event of {} bytes ends the connection", payload.len());
+        assert!(self.epoch.is_none() || self.is_subscribed || self.allows_all, "an event before SUBACK");
+        if self.is_connected() {
+            self.up.push_back(Up::Event(id, topic, payload, qos));
         }
     }
 
@@ -197,17 +225,38 @@ impl Broker {
                     laws.acknowledged(message.number);
                 }
             }
+            Some(Up::Publish(id, topic, _)) if self.refuses_answers && topic.ends_with("/response") => {
+                laws.refused(id);
+                inputs.push_back(Input::Refused(id, "quota exceeded".into()));
+            }
             Some(Up::Publish(id, topic, payload)) => {
                 laws.received(id);
                 self.platform_receives(topic, payload);
-                if self.pubacks {
-                    inputs.push_back(Input::Acknowledged(id));
-                } else {
-                    self.held_back.push(id);
+                self.confirm(id, inputs);
+            }
+            Some(Up::Event(..)) if self.ends_at_events => {
+                self.cut();
+                inputs.push_back(Input::Disconnected(Lost::Other));
+            }
+            // At QoS 0 the link says that it is written; there is no PUBACK to hold back.
+            Some(Up::Event(id, topic, payload, qos)) => {
+                laws.event_received(&payload);
+                self.received.push(Received { topic, payload });
+                match qos {
+                    Qos::AtMostOnce => inputs.push_back(Input::Acknowledged(id)),
+                    Qos::AtLeastOnce => self.confirm(id, inputs),
                 }
             }
         }
         true
+    }
+
+    fn confirm(&mut self, id: PublishId, inputs: &mut VecDeque<Input>) {
+        if self.pubacks {
+            inputs.push_back(Input::Acknowledged(id));
+        } else {
+            self.held_back.push(id);
+        }
     }
 
     pub(crate) fn release_pubacks(&mut self, inputs: &mut VecDeque<Input>) {

@@ -9,6 +9,7 @@ use super::device::LUCK;
 use super::laws::Laws;
 use super::life::Life;
 use super::settings::secs;
+use super::world::World;
 
 impl Life<'_> {
     pub(super) fn calm_down(&mut self) {
@@ -18,6 +19,7 @@ impl Life<'_> {
         world.disk.heal();
         world.broker.reachable = true;
         world.broker.rc.clear();
+        world.broker.refuses_answers = false;
         world.clock_lost = false;
         world.crash_at = None;
         if world.agent.is_some() {
@@ -54,7 +56,8 @@ impl Life<'_> {
     fn is_settled(&self) -> bool {
         let Some(agent) = &self.world.agent else { return false };
         let engine = &agent.engine;
-        engine.unfinished() == 0 && engine.is_managed() && engine.is_quiet() && !self.world.broker.has_work()
+        let at_rest = engine.unfinished() == 0 && engine.is_quiet() && engine.events().waiting == 0;
+        at_rest && engine.is_managed() && !self.world.broker.has_work()
     }
 
     /// A device that has nothing to do does nothing, but for renewing manage.
@@ -68,6 +71,17 @@ impl Life<'_> {
             let what = format!("in a calm hour it wakes {deadlines} times and publishes {published} times");
             self.world.laws.broken(Law::Quiet, what);
         }
+    }
+}
+
+impl World {
+    /// The broker acknowledges everything it has held back, and goes on doing so.
+    pub(crate) fn puback(&mut self) {
+        self.broker.pubacks = true;
+        if let Some(agent) = &mut self.agent {
+            self.broker.release_pubacks(&mut agent.inputs);
+        }
+        self.run();
     }
 }
 

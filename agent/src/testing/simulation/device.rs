@@ -36,8 +36,8 @@ impl Device {
             return Decision::Undecodable(Refusal::bad_request("d: what is that?"));
         }
         match luck {
-            0 => Decision::Refused(Refusal::busy("not now")),
-            1 => Decision::Refused(Refusal::failed("broken")),
+            0 if !kind.is_command() => Decision::Refused(Refusal::busy("not now")),
+            0 | 1 => Decision::Refused(Refusal::failed("broken")),
             _ => {
                 let rc = if kind.works_after() { 202 } else { 200 };
                 // An answer of another attempt can be told from this one.

@@ -2,6 +2,8 @@
 
 mod answers;
 mod attributes;
+mod commands;
+pub(crate) mod events;
 mod rest;
 mod starts;
 mod track;
@@ -10,12 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use iotdm_core::{Decision, Performed, Recovery, ReqId, Subject};
+use iotdm_core::{Decision, Performed, Recovery, ReqId};
 use serde::Deserialize;
 
 use crate::config::Limits;
 use crate::engine::{Delivered, Effect, Input, KeyHash, PublishId, Settings, Ticket};
-use crate::journal::Journal;
 use crate::store::MemoryDisk;
 
 use super::ask::Kind;
@@ -24,6 +25,9 @@ use super::{Law, Violation};
 
 use self::answers::ticket_in;
 use self::attributes::{Attributes, level_in, place_in};
+use self::commands::Commands;
+pub(crate) use self::commands::topic_of;
+use self::events::Events;
 pub(crate) use self::track::Copy;
 use self::track::{Running, Track};
 
@@ -65,6 +69,8 @@ pub(crate) struct Laws {
     started_at: Duration,
     reports: BTreeMap<Ticket, Report>,
     pub(crate) attributes: Attributes,
+    events: Events,
+    pub(crate) commands: Commands,
 }
 
 #[derive(Debug)]
@@ -124,6 +130,8 @@ impl Laws {
             started_at: Duration::ZERO,
             reports: BTreeMap::new(),
             attributes: Attributes::of(settings),
+            events: Events::default(),
+            commands: Commands::default(),
         }
     }
 
@@ -142,18 +150,22 @@ impl Laws {
         for number in numbers {
             self.copies.remove(number);
         }
+        self.commands.lost(numbers);
         self.attributes.believed_place = None;
     }
 
     /// The broker has handed a message to the agent.
     pub(crate) fn delivered(&mut self, number: u64, delivered: &Delivered, at: Duration) {
         self.now = at;
+        if !self.commands.delivered(number, delivered.delivery) {
+            return;
+        }
         self.attributes.delivered(number, delivered);
         if let Some(copy) = self.copies.get_mut(&number) {
             copy.delivered_at = Some(self.received);
             let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
             self.arrivals += 1;
-            track.newest_delivered = track.newest_delivered.max(copy.sent_at);
+            track.delivered(copy.sent_at, delivered.waited);
             let req_id = copy.req_id.clone();
             let may_be_forgotten = self.tracks[&req_id].is_recorded() && self.may_be_forgotten(&req_id);
             let track = self.tracks.get_mut(&req_id).expect("a copy is tracked");
@@ -168,6 +180,7 @@ impl Laws {
 
     /// The broker has the PUBACK of a delivery.
     pub(crate) fn acknowledged(&mut self, number: u64) {
+        self.commands.acknowledged(number);
         let Some(copy) = self.copies.get_mut(&number) else { return };
         copy.acked = true;
         let track = self.tracks.get_mut(&copy.req_id).expect("a copy is tracked");
@@ -229,16 +242,13 @@ impl Laws {
         self.waiting.clear();
         self.restart = None;
         self.attributes.journal_is_empty();
+        self.commands.journal_is_empty();
         self.tracks.values_mut().for_each(Track::journal_lost);
         for copy in self.copies.values_mut().filter(|copy| copy.acked) {
             copy.excused = true;
         }
         self.reports.values_mut().for_each(|report| report.excused = true);
-    }
-
-    /// The platform refuses reports, or does not answer them: their retry budget may end.
-    pub(crate) fn excuse_reports(&mut self) {
-        self.reports.values_mut().for_each(|report| report.excused = true);
+        self.events_lost_with_the_journal();
     }
 
     pub(crate) fn agent_started(&mut self, at: Duration, boot: u64) {
@@ -248,6 +258,7 @@ impl Laws {
     pub(crate) fn agent_died(&mut self, at: Duration) {
         self.pass(at);
         self.disconnected();
+        self.commands.agent_died();
         self.running.clear();
         self.restart = None;
         for req_id in &self.promised {
@@ -257,17 +268,13 @@ impl Laws {
         }
     }
 
-    /// The product reports something; whether it is told that it was kept.
-    pub(crate) fn reported(&mut self, ticket: Ticket) {
-        self.reports.insert(ticket, Report::default());
-    }
-
     // --- what the engine is told, and what it tells
 
     pub(crate) fn input(&mut self, input: &Input, at: Duration) {
         self.pass(at);
         if let Input::Decided(key, _) | Input::Performed(key, _) | Input::Recovered(key, _) = input {
             self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
+            self.commands.ended(*key);
         }
         match input {
             Input::Connected { session_present } => {
@@ -317,8 +324,10 @@ impl Laws {
 
     fn disconnected(&mut self) {
         self.publishes.clear();
+        self.commands.disconnected();
         self.connected_at = None;
         self.attributes.notified_at = None;
+        self.events_disconnected();
     }
 
     fn with_running(&mut self, key: KeyHash, change: impl FnOnce(&mut Track)) {
@@ -335,13 +344,14 @@ impl Laws {
             Effect::Connect { .. } => self.manage_ids.clear(),
             Effect::Disconnect => self.disconnected(),
             Effect::Acknowledge(delivery) => {
-                if let Some(number) = broker.number_of(*delivery) {
-                    self.acknowledging(number, disk);
-                }
+                let message = broker.number_of(*delivery);
+                self.acknowledging(*delivery, message, disk);
             }
             Effect::Publish { id, topic, payload } => self.published(*id, topic, payload),
+            Effect::PublishEvent { payload, qos, .. } => self.event_published(payload, *qos),
             Effect::Start(task) => self.started(task),
             Effect::Cancel(key) => {
+                self.commands.ended(*key);
                 self.with_running(*key, |track| track.cancelled = true);
                 self.running.get_mut(key).into_iter().for_each(|running| running.is_over = true);
                 if self
@@ -356,21 +366,9 @@ impl Laws {
                 if let Some(report) = self.reports.get_mut(ticket) {
                     report.confirmed = true;
                 }
+                self.event_confirmed(*ticket);
             }
             _ => {}
-        }
-    }
-
-    /// P1: a PUBACK leaves only when the request, or its answer, is on the disk.
-    fn acknowledging(&mut self, number: u64, disk: &MemoryDisk) {
-        let Some(copy) = self.copies.get(&number) else { return };
-        let request = KeyHash::of_request(&Subject::Connected, &copy.req_id);
-        let passing =
-            KeyHash::of_passing_answer(&Subject::Connected, &copy.req_id.to_raw(), copy.fingerprint);
-        let is_kept = |key| disk.contains(&Journal::place_of_request(key));
-        if !is_kept(request) && !is_kept(passing) {
-            let req_id = copy.req_id.clone();
-            self.broken(Law::AcceptedIsKept, format!("{req_id} is acknowledged before it is durable"));
         }
     }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use iotdm_core::{LogEntry, Report, ReqId, Severity};
 use serde_json::json;
 
+use crate::config::DropPolicy;
 use crate::engine::{Fingerprint, Input, KeyHash, TaskMoment, Ticket};
 use crate::store::CrashOutcome;
 
 use super::ask::{Ask, Kind};
 use super::device::{Device, LUCK, Work};
-use super::laws::{Copy, Laws};
-use super::settings::{secs, threshold};
+use super::laws::{Copy, Laws, topic_of};
+use super::settings::{UNNOTICED, secs, threshold};
 use super::story::Story;
 use super::world::World;
 use super::{Act, Counts, Law, Outcome, Plan, Step};
@@ -21,12 +22,13 @@ pub(super) struct Life<'a> {
     plan: &'a Plan,
     pub(super) world: World,
     asked: Vec<(String, Ask, Kind)>,
-    tickets: u64,
+    pub(super) tickets: u64,
     device: Device,
     pub(super) is_calm: bool,
     counts: Counts,
     /// How many places the device was put to.
     pub(super) places: u64,
+    commands: u64,
 }
 
 impl<'a> Life<'a> {
@@ -47,6 +49,12 @@ impl<'a> Life<'a> {
             if bounds & 8 == 8 {
                 settings.manage.lifetime = LIFETIME;
             }
+            if bounds & 16 == 16 {
+                (limits.events.count, limits.events.bytes) = (4, 8 * 1024);
+            }
+            if bounds & 32 == 32 {
+                limits.events.policy = DropPolicy::Newest;
+            }
             if bounds & 128 == 128 {
                 settings.attributes.thresholds.insert("level".into(), threshold());
             }
@@ -54,11 +62,13 @@ impl<'a> Life<'a> {
         });
         world.story = if told { Story::told() } else { Story::default() };
         world.broker.window = usize::from(window % 20) + 1;
+        world.laws.commands.may_be_full = bounds & 2 == 2;
         world.obeys_cancel = order & 2 == 0;
         if order & 12 == 12 {
             world.laws.ordered = false;
             world.broker.reorders = Some(fastrand::Rng::with_seed(seed.into()));
         }
+        world.broker.counts_waiting = order & 96 == 96;
         let device = Device::default();
         Self {
             plan,
@@ -69,6 +79,7 @@ impl<'a> Life<'a> {
             is_calm: false,
             counts: Counts::default(),
             places: 0,
+            commands: 0,
         }
     }
 
@@ -106,16 +117,10 @@ impl<'a> Life<'a> {
             Act::Ask => self.ask(a),
             Act::Replay | Act::Reuse => self.repeat(act, a, b),
             Act::Flood => (0..FLOOD).for_each(|_| self.ask_for(Kind::UnknownTopic)),
-            Act::Deliver => {
-                world.broker_down();
-            }
+            Act::Deliver => drop(world.broker_down()),
             Act::Redeliver => self.redeliver(a),
-            Act::Arrive => {
-                world.broker_up();
-            }
-            Act::Take => {
-                world.take_input();
-            }
+            Act::Arrive => drop(world.broker_up()),
+            Act::Take => drop(world.take_input()),
             Act::Return => self.let_a_handler_return(a.into(), b),
             Act::Rest => self.rest(),
             Act::Cut => {
@@ -126,6 +131,7 @@ impl<'a> Life<'a> {
             }
             Act::Reach => world.broker.reachable = !world.broker.reachable,
             Act::LoseSession => self.lose_session(a),
+            Act::Pubacks if world.broker.counts_waiting && b % 4 == 3 => self.refuse_answers(),
             Act::Pubacks if world.broker.pubacks => world.broker.pubacks = false,
             Act::Pubacks => world.puback(),
             Act::ManageCode => self.answer("mgmt/manage", a),
@@ -160,12 +166,15 @@ impl<'a> Life<'a> {
             Act::Stall => self.stall(a),
             Act::SetAttribute => self.change_attribute(a),
             Act::Report => self.report(),
+            Act::Event => self.publish(a, b, 1),
+            Act::Events => self.publish(a, b, usize::from(b / 2)),
             Act::WantManaged => self.input(Input::WantManaged(a % 2 == 0)),
             Act::Garbage => {
                 let (topic, payload) = GARBAGE[usize::from(a) % GARBAGE.len()];
                 world.broker.route(topic, payload.into());
             }
             Act::Retained => self.retain(a),
+            Act::Command => self.command(a),
         }
     }
 
@@ -221,6 +230,20 @@ impl<'a> Life<'a> {
         }
     }
 
+    fn command(&mut self, a: u8) {
+        let kinds = [Kind::CommandOnce, Kind::CommandAgain, Kind::CommandFresh, Kind::CommandHeld];
+        let kind = kinds[usize::from(a) % kinds.len()];
+        let world = &mut self.world;
+        self.commands += 1;
+        let number = self.commands;
+        world.tell(|| format!("an application commands {kind:?} as number {number}"));
+        let is_kept = world.broker.keeps_messages();
+        let message = world.broker.route(&topic_of(kind), number.to_string().into_bytes());
+        if is_kept {
+            world.laws.commands.sent(message, number, kind, world.elapsed);
+        }
+    }
+
     fn answer(&mut self, topic: &'static str, a: u8) {
         let rc = [Some(200), Some(409), Some(403), None, Some(404)][usize::from(a) % 5];
         self.world.tell(|| format!("the platform answers {topic} with {rc:?}"));
@@ -234,13 +257,19 @@ impl<'a> Life<'a> {
         self.world.broker.route_as(&ask.topic, payload, true, false);
     }
 
+    /// A broker that counts speaks MQTT 5, and may refuse.
+    fn refuse_answers(&mut self) {
+        self.world.broker.refuses_answers ^= true;
+        let refuses = self.world.broker.refuses_answers;
+        self.world.tell(|| format!("the broker refuses answers: {refuses}"));
+    }
+
     fn redeliver(&mut self, a: u8) {
         while self.world.take_input() {}
         let again = self.world.agent.as_ref().and_then(|_| self.world.broker.deliver_again(a.into()));
         if let Some((number, delivered)) = again {
             self.world.tell(|| format!("a message on {} is delivered again", delivered.topic));
-            self.world.laws.delivered(number, &delivered, self.world.elapsed);
-            self.world.input(Input::Delivered(delivered));
+            self.world.arrive(number, delivered);
         }
     }
 
@@ -272,10 +301,11 @@ impl<'a> Life<'a> {
         Laws::at_rest(&mut self.world);
     }
 
-    /// Deadlines take effect, and nothing else does.
+    /// Deadlines take effect, and nothing else does, for as long as a dead connection may go unnoticed in all.
     fn stall(&mut self, a: u8) {
         let world = &mut self.world;
-        let end = world.elapsed + secs(u64::from(a % 120));
+        let noticed = world.elapsed.max(world.rested_at + UNNOTICED);
+        let end = noticed.min(world.elapsed + secs(u64::from(a % 120)));
         while let Some(next) = world.next_deadline().filter(|next| *next <= end) {
             world.elapsed = next.max(world.elapsed);
             world.fire();

@@ -40,7 +40,7 @@ macro_rules! acts {
 
 acts! {
     /// The platform asks for something.
-    Ask = 30,
+    Ask = 24,
     /// The platform sends a request once more.
     Replay = 14,
     /// The platform uses a reqId for another request.
@@ -48,15 +48,15 @@ acts! {
     /// The platform sends many requests that nobody knows.
     Flood = 1,
     /// The broker delivers a message.
-    Deliver = 28,
+    Deliver = 26,
     /// The broker delivers an unacknowledged message again, on the same connection.
     Redeliver = 4,
     /// A message of the agent reaches the broker.
-    Arrive = 28,
+    Arrive = 26,
     /// The agent takes what waits for it.
-    Take = 24,
+    Take = 22,
     /// A handler returns.
-    Return = 30,
+    Return = 26,
     /// Everything happens that happens at once.
     Rest = 14,
     /// The link is cut; some of what was on its way still arrives.
@@ -103,6 +103,12 @@ acts! {
     Garbage = 1,
     /// A retained request arrives.
     Retained = 1,
+    /// The product publishes an event.
+    Event = 7,
+    /// The product publishes many events.
+    Events = 2,
+    /// An application commands something.
+    Command = 7,
 }
 
 impl Act {
@@ -149,7 +155,7 @@ impl Plan {
     /// The life that these bytes say: four for the set-up, then three for each step; what is missing is zero.
     ///
     /// The set-up: how many answers are kept, how many requests may wait, run and be unsent; the broker's window;
-    /// whether it keeps order and whether handlers obey their cancellation.
+    /// whether it keeps order and counts how long messages wait, and whether handlers obey their cancellation.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut set_up = [0; SET_UP];
         let (header, steps) = bytes.split_at(bytes.len().min(SET_UP));

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Subject, Supports};
 use serde_json::json;
 
-use crate::config::Limits;
+use crate::config::{DropPolicy, EventLimits, Limits};
 use crate::engine::{AttributeRules, Settings, Threshold};
 
 pub(crate) fn secs(secs: u64) -> Duration {
@@ -25,8 +25,12 @@ pub(crate) fn policy(phases: Phases, interrupted: Interrupted) -> Policy {
         late: Late::Run,
         interrupted,
         attempts: 3,
+        acknowledge: Acknowledge::Durable,
     }
 }
+
+/// How long a dead connection may go unnoticed.
+pub(crate) const UNNOTICED: Duration = Duration::from_secs(120);
 
 /// What the device offers.
 pub(crate) fn settings() -> Settings {
@@ -43,6 +47,16 @@ pub(crate) fn settings() -> Settings {
         (lamp("after"), refuse(Phases::AnswerThenWork)),
         (lamp("late"), Policy { late: Late::RefuseAfter(FRESH_FOR), ..refuse(Phases::AnswerThenWork) }),
         (lamp("fresh"), fresh),
+        (Route::command("once", "json"), refuse(Phases::WorkThenAnswer)),
+        (Route::command("again", "json"), policy(Phases::WorkThenAnswer, Interrupted::RunAgain)),
+        (Route::command("fresh", "+"), fresh),
+        (
+            Route::command("held", "json"),
+            Policy {
+                acknowledge: Acknowledge::Handled,
+                ..policy(Phases::WorkThenAnswer, Interrupted::RunAgain)
+            },
+        ),
     ]);
     let supports = Supports {
         device_actions: true,
@@ -50,6 +64,8 @@ pub(crate) fn settings() -> Settings {
         bundles: BTreeMap::from([("lamp".into(), true)]),
     };
     Settings {
+        subject: Subject::Connected,
+        gateway: None,
         policies,
         manage: Manage { lifetime: 0, supports, ..Manage::default() },
         configured: vec![
@@ -59,12 +75,16 @@ pub(crate) fn settings() -> Settings {
             ("level".into(), json!(1)),
         ],
         attributes: AttributeRules::default(),
-        limits: Limits::default(),
-        unnoticed: secs(120),
+        limits: Limits { events: EVENTS, ..Limits::default() },
+        unnoticed: UNNOTICED,
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }
 }
+
+/// The store of events, small enough to be filled by a burst or two.
+const EVENTS: EventLimits = EventLimits { bytes: 300 * 1024, count: 64, policy: DropPolicy::Oldest };
 
 /// When a change of `level` is notified, in lives that have it.
 pub(crate) fn threshold() -> Threshold {

@@ -6,9 +6,7 @@ use std::time::Duration;
 use iotdm_core::{BootId, Declined, ReqId};
 use serde_json::json;
 
-use crate::engine::{
-    Announcement, Effect, Engine, Input, KeyHash, Lost, Now, Settings, Task, TaskMoment, Ticket,
-};
+use crate::engine::{Announcement, Effect, Engine, Input, KeyHash, Now, Settings, Task, TaskMoment, Ticket};
 use crate::journal::Journal;
 use crate::store::{MemoryDisk, StoreSource};
 
@@ -39,6 +37,8 @@ pub(crate) struct World {
     pub(crate) crash_at: Option<u64>,
     pub(crate) story: Story,
     pub(crate) elapsed: Duration,
+    /// Up to when everything that was on its way got through.
+    pub(crate) rested_at: Duration,
     /// What the wall clock is wrong by: it shows the uptime alone.
     pub(crate) clock_lost: bool,
     pub(crate) boot: u64,
@@ -87,6 +87,7 @@ impl World {
             crash_at: None,
             story: Story::told(),
             elapsed: Duration::ZERO,
+            rested_at: Duration::ZERO,
             clock_lost: false,
             boot: 1,
             booted_at: Duration::ZERO,
@@ -150,7 +151,7 @@ impl World {
     /// The process dies where it stands.
     pub(crate) fn crash(&mut self) {
         self.tell(|| "the process dies".into());
-        self.agent = None;
+        self.laws.events_counted(self.agent.take().map(|agent| agent.engine.events()).unwrap_or_default());
         self.crash_at = None;
         self.broker.cut();
         self.laws.agent_died(self.elapsed);
@@ -187,7 +188,7 @@ impl World {
         for deadlines in 0..1_000_000 {
             self.run();
             let Some(next) = self.next_deadline().filter(|next| *next <= end) else {
-                self.elapsed = end;
+                (self.elapsed, self.rested_at) = (end, end);
                 return deadlines;
             };
             self.elapsed = next.max(self.elapsed);
@@ -222,6 +223,7 @@ impl World {
                 self.fire();
                 let idle = self.agent.as_ref().is_none_or(|agent| agent.inputs.is_empty());
                 if idle && !self.broker.has_work() {
+                    self.rested_at = self.elapsed;
                     return;
                 }
             }
@@ -252,11 +254,8 @@ impl World {
         }
         let next = self.agent.as_ref().and_then(|_| self.broker.next_down());
         let Some((number, delivered)) = next else { return false };
-        self.story.tell(self.elapsed, || {
-            format!("a message on {} is delivered: {}", delivered.topic, shown(&delivered.payload))
-        });
-        self.laws.delivered(number, &delivered, self.elapsed);
-        self.input(Input::Delivered(delivered));
+        self.tell(|| format!("a message on {} is delivered: {}", delivered.topic, shown(&delivered.payload)));
+        self.arrive(number, delivered);
         true
     }
 
@@ -274,13 +273,16 @@ impl World {
                 if self.is_crash_point() {
                     return;
                 }
+                self.laws.wrote(&batch.writes, false);
                 let agent = self.agent.as_mut().expect("the agent runs");
                 if let Err(error) = agent.journal.commit(&batch.writes) {
                     self.tell(|| format!("a commit fails: {error}"));
                     return self.crash();
                 }
                 self.commits += 1;
+                self.laws.wrote(&batch.writes, true);
             }
+            self.count_dropped();
             for effect in batch.effects {
                 if self.is_crash_point() {
                     return;
@@ -315,10 +317,10 @@ impl World {
             }
             Effect::Acknowledge(delivery) => self.broker.acknowledge(delivery),
             Effect::Publish { id, topic, payload } => {
-                self.story
-                    .tell(self.elapsed, || format!("the agent publishes on {topic}: {}", shown(&payload)));
+                self.tell_publish(&topic, &payload);
                 self.broker.publish(id, topic, payload);
             }
+            Effect::PublishEvent { id, topic, payload, qos } => self.publish_event(id, topic, payload, qos),
             Effect::Start(task) => self.start_task(task),
             Effect::Cancel(key) => {
                 if self.obeys_cancel && agent.tasks.remove(&key).is_some() {
@@ -376,19 +378,10 @@ impl World {
             self.broker.cut();
             if let Some(agent) = &mut self.agent {
                 agent.inputs.retain(is_of_a_task);
-                agent.inputs.push_back(Input::Disconnected(Lost::Other));
+                agent.inputs.push_back(Input::Disconnected(self.broker.loss()));
             }
             while self.take_input() {}
         }
-    }
-
-    /// The broker acknowledges everything it has held back, and goes on doing so.
-    pub(crate) fn puback(&mut self) {
-        self.broker.pubacks = true;
-        if let Some(agent) = &mut self.agent {
-            self.broker.release_pubacks(&mut agent.inputs);
-        }
-        self.run();
     }
 }
 

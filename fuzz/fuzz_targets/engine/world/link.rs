@@ -44,7 +44,8 @@ impl World {
         let Some(epoch) = self.epoch() else { return };
         self.packet = self.packet.wrapping_add(1).max(1);
         let delivery = at_least_once.then_some(Delivery { epoch, packet: self.packet });
-        self.input(Input::Delivered(Delivered { delivery, topic: topic.to_owned(), payload, retained }));
+        let topic = topic.to_owned();
+        self.input(Input::Delivered(Delivered { delivery, topic, payload, retained, waited: None }));
     }
 
     /// The platform answers one of the device's last requests.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use iotdm_agent::Limits;
 use iotdm_agent::engine::{AttributeRules, Settings};
-use iotdm_core::{BootId, Interrupted, Late, Manage, Phases, Policy, Route, Supports};
+use iotdm_agent::{EventLimits, Limits};
+use iotdm_core::{Acknowledge, BootId, Interrupted, Late, Manage, Phases, Policy, Route, Subject, Supports};
 use serde_json::json;
 
 pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
@@ -17,11 +17,14 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         late,
         interrupted,
         attempts: 3,
+        acknowledge: Acknowledge::Durable,
     };
     let refuse = |phases| policy(phases, Interrupted::Refuse, Late::Run);
     let lamp = |action: &'static str| Route::custom("lamp", action);
     let quarter = Late::RefuseAfter(Duration::from_secs(15 * 60));
     Settings {
+        subject: Subject::Connected,
+        gateway: None,
         policies: BTreeMap::from([
             (Route::Reboot, refuse(Phases::AnswerThenWork)),
             (Route::FactoryReset, policy(Phases::AnswerThenWork, Interrupted::Refuse, quarter)),
@@ -37,6 +40,7 @@ pub(super) static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         attributes: AttributeRules::default(),
         limits: LIMITS,
         unnoticed: Duration::from_secs(120),
+        events_only: false,
         boot: BootId("boot-1".into()),
         seed: 0,
     }
@@ -51,6 +55,7 @@ const LIMITS: Limits = Limits {
     kept_bytes: 12_000,
     outbox: 4,
     shutdown_grace: Duration::from_secs(10),
+    events: EventLimits::DEFAULT,
 };
 
 /// What waits, what is kept for replays, and answers that wait to be sent: at their bound requests are still finished.

@@ -196,6 +196,33 @@ async fn afterwards_they_are_told_only_when_a_threshold_is_passed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_facts_are_an_event_at_once_and_after_each_interval_whether_they_changed_or_not() {
+    let (root, events) = (Root::new(), Mutex::new(Vec::new()));
+    let facts = root.facts();
+    let take = |event: Event| {
+        events.lock().unwrap().push((tokio::time::Instant::now(), event));
+        async { Ok(()) }
+    };
+    let publish = facts.publish(Arc::new(FakeSystem::new()), Duration::from_secs(600), take);
+    assert!(tokio::time::timeout(HOUR - Duration::from_secs(1), publish).await.is_err());
+    let events = events.into_inner().unwrap();
+    assert_eq!(events.len(), 6);
+    assert!(events.windows(2).all(|pair| pair[1].0 - pair[0].0 >= Duration::from_secs(600)));
+    let (_, event) = &events[0];
+    assert_eq!(event.topic().to_string(), "iot-2/evt/facts/fmt/json");
+    assert!(event.is_stored());
+    let facts: Facts = serde_json::from_slice(event.payload()).unwrap();
+    assert_eq!(facts.load, Some([0.5, 0.25, 0.1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_event_ends_when_the_agent_does() {
+    let publish = |_| async { Err(Failure::new("the agent is stopping")) };
+    let ended = Root::new().facts().publish(Arc::new(FakeSystem::new()), HOUR, publish).await;
+    assert_eq!(ended, Failure::new("the agent is stopping"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_ends_when_the_agent_does() {
     let root = Root::new();
     let ended = root

@@ -37,9 +37,9 @@ impl Connection for Recorder<Box<dyn Connection>> {
         self.inner.try_next()
     }
 
-    fn subscribe(&mut self, filter: &str) {
-        self.filters.lock().expect("no holder of the lock panics").push(filter.into());
-        self.inner.subscribe(filter);
+    fn subscribe(&mut self, filters: &[String]) {
+        self.filters.lock().expect("no holder of the lock panics").extend_from_slice(filters);
+        self.inner.subscribe(filters);
     }
 
     fn acknowledge(&mut self, packet: u16) {
@@ -48,6 +48,10 @@ impl Connection for Recorder<Box<dyn Connection>> {
 
     fn publish(&mut self, id: PublishId, topic: String, payload: Bytes) {
         self.inner.publish(id, topic, payload);
+    }
+
+    fn publish_once(&mut self, id: PublishId, topic: String, payload: Bytes) {
+        self.inner.publish_once(id, topic, payload);
     }
 
     fn disconnect(&mut self) {

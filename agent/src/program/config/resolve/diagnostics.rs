@@ -145,7 +145,9 @@ impl Resolver<'_> {
         };
         let usable = SystemFacts::new(options.clone()).map_err(|error| error.to_string());
         self.keep(&format!("actions.diagnostics.facts.{key}"), usable);
-        FactsAction { options, metadata }
+        let event_interval = section.event_interval.map(|interval| interval.get());
+        let event_interval = event_interval.filter(|interval| !interval.is_zero());
+        FactsAction { options, metadata, event_interval }
     }
 
     fn threshold(&mut self, key: &str, value: Option<f64>, default: f64) -> f64 {

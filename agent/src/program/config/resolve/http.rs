@@ -6,7 +6,7 @@ use iotdm_agent::Secret;
 use iotdm_handlers::http::Proxy;
 
 use super::super::values::{CredentialsVariable, FilePath, ProxyChoice, ProxyText};
-use super::super::{HttpSettings, file, references};
+use super::super::{HttpSettings, broker, file, references};
 use super::Resolver;
 
 /// The keys of one section.
@@ -43,6 +43,22 @@ macro_rules! http_keys {
 
 http_keys!(file::Firmware, "actions.firmware");
 http_keys!(file::Upload, "actions.diagnostics.upload");
+
+impl broker::Broker {
+    /// Those of the way to the broker; which hosts a proxy is not for is no question where there is one host.
+    pub(super) fn http(&self) -> HttpKeys<'_> {
+        HttpKeys {
+            section: "broker",
+            ca_file: self.ca_file.as_ref(),
+            client_certificate: self.client_certificate.as_ref(),
+            client_key: self.client_key.as_ref(),
+            proxy: self.proxy.as_ref(),
+            proxy_credentials_file: self.proxy_credentials_file.as_ref(),
+            proxy_credentials_env: self.proxy_credentials_env.as_ref(),
+            no_proxy: &[],
+        }
+    }
+}
 
 impl HttpKeys<'_> {
     fn key(&self, name: &str) -> String {
@@ -102,7 +118,7 @@ impl Resolver<'_> {
         chain.zip(pem)
     }
 
-    fn proxy(&mut self, keys: HttpKeys<'_>) -> Option<Proxy> {
+    pub(super) fn proxy(&mut self, keys: HttpKeys<'_>) -> Option<Proxy> {
         let of_a_proxy = [
             ("proxy_credentials_file", keys.proxy_credentials_file.is_some()),
             ("proxy_credentials_env", keys.proxy_credentials_env.is_some()),

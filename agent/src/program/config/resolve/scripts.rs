@@ -71,7 +71,13 @@ impl Resolver<'_> {
         }
     }
 
-    fn declare(&mut self, key: &str, sections: Vec<Script>, taken: &[Route], declared: &mut Declared) {
+    pub(in crate::program::config) fn declare(
+        &mut self,
+        key: &str,
+        sections: Vec<Script>,
+        taken: &[Route],
+        declared: &mut Declared,
+    ) {
         for (index, section) in sections.into_iter().enumerate() {
             let key = format!("{key}[{index}]");
             let action = format!("{key}.action");

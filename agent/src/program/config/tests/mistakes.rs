@@ -207,8 +207,8 @@ fn keys_that_are_not_known() {
     check("[borker]\n", "agent.toml:5:2: borker: is not a known key; did you mean `broker`?");
     check(
         "[metrics]\n",
-        "agent.toml:5:2: metrics: is not a known key; the sections are device, attributes, broker, auth, management, journal, \
-         limits, actions, log",
+        "agent.toml:5:2: metrics: is not a known key; the sections are device, gateway, attached, attributes, broker, auth, management, journal, \
+         limits, events, actions, commands, log",
     );
     check(
         "[management]\nbundles = []\n",
@@ -334,16 +334,13 @@ fn names_and_hosts() {
         "[device]\norg = \"abc123\"\ntype = \"street light\"\nid = \"1\"\n",
         "agent.toml:3:8: device.type: `street light` has ' ' as character 7; only a-z A-Z 0-9 - _ . are allowed",
     );
-    check_file(
-        "[device]\norg = \"quickstart\"\ntype = \"t\"\nid = \"1\"\n",
-        "agent.toml:2:7: device.org: quickstart has no device management; write the id of an organization of your own",
-    );
     for (host, said) in [
         (
             "mqtts://b:8883",
             "\"mqtts://b:8883\" is a URL; write the host name alone, and the port as broker.port",
         ),
         ("b.example:1883", "\"b.example:1883\" holds a port; write host = \"b.example\" and port = 1883"),
+        ("[::1]:1883", "\"[::1]:1883\" holds a port; write host = \"[::1]\" and port = 1883"),
         ("", "is empty; write the broker's host name, or leave the key out to derive it from device.org"),
         ("a b", "\"a b\" is no host name; letters, digits, - and . are allowed, 253 at most"),
     ] {
@@ -409,4 +406,34 @@ fn files_that_cannot_be_used() {
         place.write("ca.pem", content, 0o644);
         assert_eq!(place.load().unwrap_err(), format!("agent.toml:6:11: broker.ca_file: {said}"));
     }
+}
+
+#[test]
+fn a_topic_prefix_and_a_user_name() {
+    let level = "a level is `{type}`, `{id}`, or text without `+`, `#`, `{`, `}` and control characters";
+    for (prefix, said) in [
+        ("", "is empty; a topic prefix is a row of levels, such as `devices/{type}/{id}/`".to_owned()),
+        ("devices/{type}/{id}", "`devices/{type}/{id}` does not end in `/`; write `devices/{type}/{id}/`".into()),
+        ("devices/#/", format!("has `#` as a level, with '#' in it; {level}")),
+        ("{org}/{type}/{id}/", format!("has `{{org}}` as a level, with '{{' in it; {level}")),
+        (
+            "devices/{id}/",
+            "has `{type}` 0 times and `{id}` 1 times; write each once, or neither for a prefix of one device alone".into(),
+        ),
+    ] {
+        check(
+            &format!("[broker]\ntopic_prefix = \"{prefix}\"\n"),
+            &format!("agent.toml:6:16: broker.topic_prefix: {said}"),
+        );
+    }
+    check(
+        "[auth]\nuser_name = \"lamp/17\"\n",
+        "agent.toml:6:13: auth.user_name: is of no use without a password; name the file that holds it with token_file, or \
+         the variable with token_env",
+    );
+    check(
+        "[auth]\nuser_name = \"\"\n",
+        "agent.toml:6:13: auth.user_name: is empty; write the name that the broker knows this device by, or leave the key \
+         out",
+    );
 }

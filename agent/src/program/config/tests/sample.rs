@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iotdm_core::Late;
+use iotdm_handlers::CommandScript;
 
 use super::super::{Actions, HttpSettings, ResetMeans};
 use super::{Place, Settings, load};
@@ -10,17 +11,19 @@ use super::{Place, Settings, load};
 const SAMPLE: &str = include_str!("../../../../agent.toml");
 
 /// Switches on every key but those that exclude another: of a file and a variable with the same secret, one; of the two
-/// ways to reset, one.
+/// ways to reset, one; of the ways to a broker, the one that has defaults.
 fn switched_on(except: &str, reset: &[&str]) -> String {
     let secrets = [format!("token_{except}"), format!("proxy_credentials_{except}")];
     let mut text = String::new();
-    for line in SAMPLE.lines() {
+    // What is switched on is a gateway, and takes no commands.
+    let (but_commands, _) = SAMPLE.split_once(COMMANDS).unwrap();
+    for line in but_commands.lines() {
         let key = line
             .strip_prefix('#')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
         let excluded = |key: &&str| {
             secrets.iter().any(|secret| key.starts_with(secret))
-                || reset.iter().any(|reset| key.starts_with(reset))
+                || reset.iter().chain(&OTHER_BROKERS).any(|other| key.starts_with(other))
         };
         text.push_str(key.filter(|key| !excluded(key)).unwrap_or(line));
         text.push('\n');
@@ -30,6 +33,12 @@ fn switched_on(except: &str, reset: &[&str]) -> String {
 
 /// Excludes the keys of a reset by wiping.
 const BY_COMMAND: [&str; 2] = ["wipe =", "then ="];
+
+/// Excludes what the host, the transport and the pins of the sample exclude.
+const OTHER_BROKERS: [&str; 3] = ["domain =", "path =", "insecure_skip_verify ="];
+
+/// What stands before the commands.
+const COMMANDS: &str = "# ---- Commands of applications";
 
 /// Excludes the command of a reset.
 const BY_WIPING: [&str; 1] = ["command = [\"/usr/lib/iotdm-agent/factory-reset\"]"];
@@ -71,6 +80,40 @@ fn the_sample_is_good_with_every_key_switched_on() {
         assert_eq!(diagnostics.upload.unwrap().options.sources.len(), 3);
         assert!(diagnostics.facts.is_some() && actions.scripts.len() == 1);
     }
+}
+
+/// The keys that [`OTHER_BROKERS`] leaves out.
+#[test]
+fn the_sample_is_good_on_maximo_by_websocket_and_on_a_test_bench() {
+    let others = ["host =", "transport =", "pins ="];
+    let text: String = SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if OTHER_BROKERS.iter().any(|other| key.starts_with(other)) => format!("{key}\n"),
+            Some(key) if key.starts_with("transport =") => "transport = \"websocket\"\n".into(),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(others.iter().all(|other| SAMPLE.contains(&format!("\n#{other}"))));
+    let broker = Place::with(&text).load().unwrap().config.broker;
+    assert_eq!((&*broker.host, broker.port), ("abc123.messaging.iot.mas.example.com", 443));
+    assert_eq!(broker.transport, iotdm_agent::Transport::websocket());
+    assert!(broker.tls.unwrap().insecure_skip_verify);
+}
+
+#[test]
+fn the_sample_shows_a_command_with_its_defaults() {
+    let (rest, commands) = SAMPLE.split_once(COMMANDS).unwrap();
+    let switched_on = commands.replace("\n#", "\n").replace("\n ", "\n# ").replace("\n\n", "\n#\n");
+    let shown = Place::with(&format!("{rest}#{switched_on}")).load().unwrap().commands;
+    let default = load("[commands.colour]\nrun = [\"/usr/lib/iotdm-agent/colour\"]\n").commands;
+    let ([shown], [default]) = (&shown[..], &default[..]) else { panic!("{shown:?}") };
+    let of = |script: &CommandScript| {
+        let kept = (script.acknowledge, script.interrupted, script.late, script.time_limit);
+        (script.id.clone(), script.format.clone(), script.program.clone(), kept)
+    };
+    assert_eq!(of(shown), of(default));
+    assert!(shown.user.is_some());
 }
 
 #[test]

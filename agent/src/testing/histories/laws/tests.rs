@@ -61,6 +61,8 @@ fn response(rc: u16) -> Published {
         route: Some(UpRoute::Response),
         topic: "iotdevice-1/response".into(),
         body: json!({"rc": rc, "reqId": 1}),
+        payload: bytes::Bytes::new(),
+        qos: iotdm_core::Qos::AtLeastOnce,
     }
 }
 

@@ -4,22 +4,24 @@ use std::time::Duration;
 
 use iotdm_core::ReqId;
 
-use crate::engine::TaskMoment;
-use crate::store::MemoryDisk;
+use crate::engine::{TaskMoment, Ticket};
+use crate::store::{MAX_VALUE_BYTES, MemoryDisk};
 
 use super::super::Law;
 use super::super::ask::Kind;
 use super::super::world::World;
-use super::Laws;
 use super::track::{Running, Track};
+use super::{Laws, Report};
 
 impl Laws {
     /// Nothing is on its way: who could begin has begun.
     pub(crate) fn at_rest(world: &mut World) {
         let Some(agent) = &world.agent else { return };
         let (unfinished, kept) = (agent.engine.unfinished(), agent.engine.kept());
+        let events = agent.engine.events();
         let laws = &mut world.laws;
         laws.now = world.elapsed;
+        laws.check_store(events);
         laws.check_size(kept, unfinished, &world.disk);
         laws.check_budgets();
         if world.broker.is_connected() && world.broker.pubacks {
@@ -35,7 +37,8 @@ impl Laws {
             return self.broken(Law::EverythingIsBounded, what);
         }
         let pairs = disk.pairs();
-        if pairs > kept_max + limits.outbox + OTHER_PAIRS {
+        let events = limits.events.count + 2 * limits.events.bytes / MAX_VALUE_BYTES;
+        if pairs > kept_max + limits.outbox + events + OTHER_PAIRS {
             self.broken(Law::EverythingIsBounded, format!("the journal holds {pairs} pairs"));
         }
     }
@@ -85,6 +88,7 @@ impl Laws {
         let unfinished = engine.unfinished();
         let is_managed = engine.is_managed();
         let is_quiet = engine.is_quiet() && agent.tasks.is_empty();
+        let events = engine.events();
         let laws = &mut world.laws;
         laws.judge_attributes(engine.model());
         if unfinished > 0 {
@@ -97,6 +101,8 @@ impl Laws {
         laws.judge_promises();
         laws.judge_reuse();
         laws.judge_reports();
+        laws.judge_events(events);
+        laws.judge_commands(&world.disk);
     }
 
     fn judge_copies(&mut self) {
@@ -129,7 +135,8 @@ impl Laws {
         let is_owed = |track: &Track| match track.kinds[..] {
             // A reboot is done by any restart; what is late may be abandoned.
             [Kind::Reset | Kind::Download | Kind::Update | Kind::After] => {
-                track.platform_has_202 && track.performs + track.recovers == 0 && !track.lost
+                let nothing_done = track.performs + track.recovers == 0;
+                track.platform_has_202 && nothing_done && !track.lost
             }
             _ => false,
         };
@@ -152,6 +159,16 @@ impl Laws {
             let what = format!("two requests came as {req_id}, and neither was told");
             self.broken(Law::NoReplayRuns, what);
         }
+    }
+
+    /// The product reports something; whether it is told that it was kept.
+    pub(crate) fn reported(&mut self, ticket: Ticket) {
+        self.reports.insert(ticket, Report::default());
+    }
+
+    /// The platform refuses reports, or does not answer them: their retry budget may end.
+    pub(crate) fn excuse_reports(&mut self) {
+        self.reports.values_mut().for_each(|report| report.excused = true);
     }
 
     fn judge_reports(&mut self) {

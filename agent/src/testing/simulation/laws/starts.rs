@@ -27,6 +27,7 @@ impl Laws {
         };
         self.running.insert(task.key, running);
         self.waiting.remove(&task.req_id);
+        self.command_started(task);
         if !self.tracks.contains_key(&task.req_id) {
             return;
         }
@@ -145,11 +146,14 @@ impl Laws {
         }
     }
 
-    /// P9. A dead connection may hold a delivery back unnoticed for a while.
+    /// P9. A dead connection may hold a delivery back unnoticed for a while, unless the broker has counted that; then it
+    /// need not keep order, either.
     fn check_late(&mut self, req_id: &ReqId, kind: Kind) {
-        let Some(limit) = kind.refused_after().filter(|_| self.ordered) else { return };
-        let age = self.now.saturating_sub(self.tracks[req_id].newest_delivered);
-        if age > limit + self.unnoticed {
+        let track = &self.tracks[req_id];
+        let Some(limit) = kind.refused_after().filter(|_| self.ordered || track.counted) else { return };
+        let age = self.now.saturating_sub(track.newest_delivered);
+        let unnoticed = if track.counted { COUNTED_WITHIN } else { self.unnoticed };
+        if age > limit + unnoticed {
             self.broken(Law::LateIsADecision, format!("{req_id} starts {age:?} after it was sent"));
         }
     }
@@ -183,6 +187,9 @@ impl Laws {
         newer(&self.executed) >= self.limits.kept_executed
     }
 }
+
+/// How much the count of a broker may be wrong by, which counts whole seconds at both ends.
+const COUNTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a restart may take to come: then it is taken to have failed.
 pub(super) const RESTART_WITHIN: Duration = Duration::from_secs(5 * 60);

@@ -3,9 +3,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use iotdm_core::ReqId;
 
-use crate::engine::{Fingerprint, TaskMoment};
+use crate::engine::{Fingerprint, PublishId, TaskMoment};
 
 use super::super::ask::Kind;
+use super::Laws;
 
 /// A copy of a request: how far it got.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Track {
     pub(super) kinds: Vec<Kind>,
     /// When the newest copy that was delivered had been sent.
     pub(super) newest_delivered: Duration,
+    /// The broker says how long its copies have waited.
+    pub(super) counted: bool,
     /// The bounds of its place among the requests of this journal: its first delivery, and the last one that can have
     /// been the one that was recorded.
     pub(super) order: Option<(u64, u64)>,
@@ -75,7 +78,25 @@ pub(super) struct Track {
     pub(super) lost: bool,
 }
 
+impl Laws {
+    /// What a clock of whole seconds counts of the time since a request was sent. Of other messages nothing is counted.
+    pub(crate) fn counted(&self, number: u64, at: Duration) -> Option<Duration> {
+        let sent_at = self.copies.get(&number)?.sent_at;
+        Some(Duration::from_secs(at.as_secs().saturating_sub(sent_at.as_secs())))
+    }
+
+    /// The broker does not take an answer.
+    pub(crate) fn refused(&mut self, id: PublishId) {
+        self.publishes.remove(&id);
+    }
+}
+
 impl Track {
+    pub(super) fn delivered(&mut self, sent_at: Duration, waited: Option<Duration>) {
+        self.newest_delivered = self.newest_delivered.max(sent_at);
+        self.counted = waited.is_some();
+    }
+
     pub(super) fn sent(&mut self, kind: Kind, at: Duration) {
         if !self.kinds.contains(&kind) {
             self.kinds.push(kind);
@@ -127,6 +148,7 @@ impl Track {
             order: self.order.map(|(_, last)| (last, last)),
             kinds: std::mem::take(&mut self.kinds),
             newest_delivered: self.newest_delivered,
+            counted: self.counted,
             answered_at: self.answered_at,
             lost: self.lost,
             platform_had_202: self.platform_had_202 || self.platform_has_202,
